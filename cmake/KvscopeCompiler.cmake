@@ -1,0 +1,21 @@
+# Warnings, sanitizers, linker and compiler cache; nothing of this reaches users of the package.
+add_library(kvscope_warnings INTERFACE)
+target_compile_options(kvscope_warnings INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wpedantic -Wno-sign-conversion>)
+if(KVSCOPE_WERROR)
+  target_compile_options(kvscope_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endif()
+if(KVSCOPE_SANITIZE)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${KVSCOPE_SANITIZE}> $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=all>
+                      $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
+  add_link_options(-fsanitize=${KVSCOPE_SANITIZE})
+endif()
+find_program(KVSCOPE_CCACHE ccache)
+if(KVSCOPE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER ${KVSCOPE_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${KVSCOPE_CCACHE})
+endif()
+find_program(KVSCOPE_MOLD mold)
+if(KVSCOPE_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvscope/core/budget.h"
+#include "kvscope/core/cache_form.h"
+#include "kvscope/core/decision.h"
+
+namespace kvscope {
+
+class ModelRun;
+
+/// One parameter of a piece, as `kvscope methods` shows it.
+struct ParameterInfo {
+  enum class Type { integer, real, boolean, choice, list };
+  std::string name;
+  Type type = Type::integer;
+  std::string default_value;
+  std::string range;  ///< "1..", "0..1", or the choices joined by "|"
+  std::string unit;
+  std::string help;   ///< what a larger value does
+};
+
+/// One score term, for explanations.
+struct TermInfo {
+  std::string name;
+  std::string unit;
+};
+
+/// What a piece or a preset is.
+struct PieceInfo {
+  enum class Kind { scorer, allocator, selector, merger, representation, cadence, preset };
+  std::string name;
+  Kind kind = Kind::scorer;
+  std::string summary;
+  std::string paper;
+  std::string departures;  ///< where we differ from the paper, or from the reference code
+  std::string scope;       ///< "head", "layer" or "model": how far raw scores compare
+  std::vector<ParameterInfo> parameters;
+  std::vector<TermInfo> terms;
+  std::string combine;     ///< how the terms make the score, e.g. "product"
+  std::string expands_to;  ///< presets: the text they stand for
+};
+
+/// A method, put together from text (DESIGN section 4) and ready to decide.
+class Method {
+ public:
+  struct Pieces;  ///< private: scorer, allocator, selector, merger, cadence
+  explicit Method(std::unique_ptr<Pieces> pieces);
+  Method(Method&&) noexcept;
+  Method& operator=(Method&&) noexcept;
+  ~Method();
+
+  const std::string& text() const;    ///< canonical: parses back to the same method
+  const std::string& preset() const;  ///< first piece's name
+  std::string descriptor_json() const;
+  CacheForm form() const;
+  bool by_method() const;             ///< sets its own size
+  const Pieces& pieces() const { return *pieces_; }
+
+ private:
+  std::unique_ptr<Pieces> pieces_;
+};
+
+/// Every piece and preset, in the order `kvscope methods` lists them.
+const std::vector<PieceInfo>& registry();
+
+/// Methods of one text; a list-valued parameter gives one for each value. Throws Error{usage} naming the
+/// unknown piece or parameter with the nearest name, or the value with its range.
+std::vector<Method> parse_methods(const std::string& text);
+
+struct DecideOptions {
+  bool scores = false;   ///< store scores
+  bool terms = false;    ///< store score terms
+  int threads = 0;
+};
+
+/// Decides after prefill: score, allocate, select, merge for every layer, with a barrier where the scope
+/// is the model. Throws Error{usage} if the budget is smaller than what the method protects, before any
+/// work; Error{missing_data} if the run lacks what the method reads.
+Decision decide(ModelRun& run, const Method& method, const Budget& budget,
+                const DecideOptions& options = {});
+
+/// Several methods and budgets on one run; each layer's evidence is read once.
+std::vector<Decision> decide_all(ModelRun& run, const std::vector<Method>& methods,
+                                 const std::vector<Budget>& budgets,
+                                 const DecideOptions& options = {});
+
+/// decide, then run.apply: a cut in a live run.
+Decision compress(ModelRun& run, const Method& method, const Budget& budget,
+                  const DecideOptions& options = {});
+
+}  // namespace kvscope

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "kvscope/capture/request.h"
+#include "kvscope/core/capture_index.h"
+#include "kvscope/core/tokens.h"
+
+namespace kvscope {
+
+/// What one layer of one forward pass (a prefill chunk, or a decode step) offers to the recorder.
+struct LayerRecord {
+  int layer = 0;
+  int first_query = 0;         ///< position of queries[0]
+  at::Tensor queries;          ///< [query_heads, n, head_dim] post-RoPE
+  at::Tensor keys;             ///< [kv_heads, first_query + n, head_dim] post-RoPE, cache included
+  at::Tensor values;           ///< [kv_heads, first_query + n, head_dim]
+  at::Tensor keys_pre_rope;    ///< [kv_heads, n, head_dim] of this pass, or undefined
+  at::Tensor lse;              ///< [query_heads, n] or undefined
+};
+
+/// Writes a run down while it happens: reductions on the calling thread, files on a writer thread.
+/// Nothing is kept beyond one layer's work space and the queue of finished planes. Errors of the
+/// writer surface at the next call. Destroyed without `finish`, it leaves no file.
+class Recorder {
+ public:
+  /// `output_factor(layer)` -> [query_heads, head_dim, head_dim] for projected value norms.
+  Recorder(const std::string& path, const CaptureRequest& request, const CaptureIndex& index,
+           const TokenTable& prompt, std::function<at::Tensor(int layer)> output_factor,
+           std::function<at::Tensor(int layer)> output_weights);
+  ~Recorder();
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  bool wants(int layer) const;
+  /// A chunk of the prompt. Chunks of one layer come in order; the last one completes the layer.
+  void prefill_layer(const LayerRecord& record);
+  /// One decode step's layer.
+  void decode_layer(int step, const LayerRecord& record);
+  /// One decode step as a whole: the token that was fed and the top 64 of the next-token distribution.
+  void decode_step(int step, std::int32_t token, const std::string& piece, const at::Tensor& logits);
+  /// Drains the writer, renames the file.
+  void finish(int steps);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvscope

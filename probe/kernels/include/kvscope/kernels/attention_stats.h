@@ -1,0 +1,81 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace kvscope {
+
+/// What attention statistics are computed over. Query i has position `first_query + i`; key j is visible
+/// to it iff j <= position and (window == 0 or position - j < window).
+struct AttentionStatsOptions {
+  double scale = 1.0;
+  double softcap = 0.0;
+  int window = 0;
+  int first_query = 0;        ///< position of queries[0]; keys are positions 0 .. tokens - 1
+  bool columns = true;        ///< sums, squares, maxima over all queries
+  bool entropy = true;
+  std::vector<int> windows;   ///< observation windows: statistics over the last w queries, each
+  bool last_query = true;
+};
+
+/// Statistics over the last `window` queries.
+struct WindowStats {
+  int window = 0;          ///< as stored: clipped to the number of queries
+  at::Tensor sum;          ///< [query_heads, tokens] float32
+  at::Tensor sum_squares;  ///< [query_heads, tokens]
+  at::Tensor max;          ///< [query_heads, tokens]
+};
+
+/// Undefined tensors were not asked for.
+struct AttentionStats {
+  at::Tensor lse;          ///< [query_heads, queries] natural log
+  at::Tensor sum;          ///< [query_heads, tokens]
+  at::Tensor sum_squares;  ///< [query_heads, tokens]
+  at::Tensor max;          ///< [query_heads, tokens]
+  at::Tensor entropy;      ///< [query_heads, queries] nats
+  at::Tensor last_query;   ///< [query_heads, tokens]
+  at::Tensor self_check;   ///< [query_heads] |sum over keys of `sum` - queries| / queries
+  std::vector<WindowStats> windows;
+};
+
+/// Two-pass attention statistics without a map (specs/probe.md 3.3): LSE (unless given), then one
+/// key-stationary pass over tiles that stay in L2.
+/// queries [query_heads, queries, head_dim], keys [kv_heads, tokens, head_dim], float32, post-RoPE, same
+/// device; strides are free but for a contiguous last axis. lse [query_heads, queries] or undefined.
+/// Rows with no visible key: lse = -inf, probability 0. Same bytes for any thread count.
+/// Throws Error{usage} on wrong shapes, types or devices.
+AttentionStats attention_stats(const at::Tensor& queries, const at::Tensor& keys,
+                               const at::Tensor& lse, const AttentionStatsOptions& options);
+
+/// Causal attention of `queries` over `keys`/`values` with LSE. Shapes as above; values
+/// [kv_heads, tokens, head_dim]; multiplicity [kv_heads, tokens] float32 or undefined (= 1);
+/// length [kv_heads] int32 or undefined (= tokens): live slots of a ragged cache. With a
+/// multiplicity or a length, every live slot is visible to every query unless it is among the
+/// newest `causal_tail` slots, which are causal (the tokens being appended).
+struct AttentionOptions {
+  double scale = 1.0;
+  double softcap = 0.0;
+  int window = 0;
+  int first_query = 0;
+  int causal_tail = 0;
+};
+struct AttentionResult {
+  at::Tensor output;  ///< [query_heads, queries, head_dim]
+  at::Tensor lse;     ///< [query_heads, queries] float32
+};
+AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& keys,
+                                   const at::Tensor& values, const at::Tensor& multiplicity,
+                                   const at::Tensor& length, const AttentionOptions& options);
+
+/// Probabilities of any rectangle from Q, K and LSE: [queries, keys] float32 of one query head.
+/// queries [queries, head_dim] at positions first_query..., keys [keys, head_dim] at first_key...,
+/// lse [queries]. The one function behind every attention map of kvscope.
+at::Tensor attention_rectangle(const at::Tensor& queries, const at::Tensor& keys,
+                               const at::Tensor& lse, int first_query, int first_key,
+                               const AttentionStatsOptions& options);
+
+/// Whether libkvscope_cuda could be opened and a device is there; `why_not` says what is missing.
+bool cuda_available(std::string* why_not = nullptr);
+
+}  // namespace kvscope

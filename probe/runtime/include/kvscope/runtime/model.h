@@ -1,0 +1,36 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvscope/model/model_file.h"
+
+namespace kvscope {
+
+struct RuntimeOptions {
+  std::string device = "cpu";     ///< "cpu", "cuda", "cuda:N"
+  std::string dtype = "float32";  ///< "float32" or "bfloat16"
+  int threads = 0;                ///< 0 = all cores
+};
+
+/// Weights on a device, ready to run.
+class Model {
+ public:
+  static std::shared_ptr<const Model> load(std::shared_ptr<const ModelFile> file,
+                                           const RuntimeOptions& options);
+  virtual ~Model() = default;
+  virtual const ModelFile& file() const = 0;
+  const ModelConfig& config() const { return file().config(); }
+  const ModelShape& shape() const { return config().shape; }
+  virtual const RuntimeOptions& options() const = 0;
+  /// W_O^h = L_h U_h of one layer: [query_heads, head_dim, head_dim] float32; computed once.
+  virtual at::Tensor output_factor(int layer) const = 0;
+  /// [query_heads, head_dim, hidden_dim] float32.
+  virtual at::Tensor output_weights(int layer) const = 0;
+};
+
+}  // namespace kvscope
