@@ -10,7 +10,8 @@
 namespace kvscope {
 namespace {
 
-std::string full_text(const std::string& message, const std::string& where, const std::string& fix) {
+std::string full_text(const std::string& message, const std::string& where,
+                      const std::string& fix) {
   std::string text = message;
   if (!where.empty()) {
     text += fmt::format("\nwhere: {}", where);
@@ -44,7 +45,9 @@ Error::Error(ErrorCode code, std::string what_is_wrong, std::string where, std::
       where_(std::move(where)),
       fix_(std::move(fix)) {}
 
-int exit_status(const Error& error) noexcept { return error.code() == ErrorCode::usage ? 2 : 1; }
+int exit_status(const Error& error) noexcept {
+  return error.code() == ErrorCode::usage ? 2 : 1;
+}
 
 std::string nearest_name(const std::string& name, const std::string* candidates, int count) {
   std::string best;

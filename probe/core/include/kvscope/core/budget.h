@@ -18,15 +18,15 @@ struct BudgetScope {
 class Budget {
  public:
   enum class Unit { fraction, slots, bytes };
-  /// ours: floor(fraction * tokens + 1e-9), at least 1. reference: trunc(tokens * (1 - (1 - fraction)))
-  /// in IEEE double, as kvpress counts; may be 0.
+  /// ours: floor(fraction * tokens + 1e-9), at least 1. reference: trunc(tokens * (1 - (1 -
+  /// fraction))) in IEEE double, as kvpress counts; may be 0.
   enum class Rounding { ours, reference };
 
   static Budget of_fraction(double fraction, Rounding rounding = Rounding::ours);
   static Budget of_slots(int slots);
   static Budget of_bytes(std::int64_t bytes);
-  /// "0.2" (a decimal point: fraction in (0, 1]), "1024" (slots per KV head), "64MiB" (B, KiB, MiB, GiB).
-  /// Throws Error{usage} for anything else.
+  /// "0.2" (a decimal point: fraction in (0, 1]), "1024" (slots per KV head), "64MiB" (B, KiB, MiB,
+  /// GiB). Throws Error{usage} for anything else.
   static Budget parse(const std::string& text, Rounding rounding = Rounding::ours);
 
   Unit unit() const { return unit_; }

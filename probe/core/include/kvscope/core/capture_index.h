@@ -8,7 +8,8 @@
 
 namespace kvscope {
 
-/// How much of a run is written down. Each contains the ones before it, but for `full`'s storage of Q.
+/// How much of a run is written down. Each contains the ones before it, but for `full`'s storage of
+/// Q.
 enum class Profile { window, scores, qkv, full };
 
 const char* profile_name(Profile profile);
@@ -42,9 +43,9 @@ struct CaptureIndex {
   int tokens = 0;            ///< prompt tokens + planned new ones
   int prompt_tokens = 0;
   int context_tokens = 0;
-  int steps = 0;             ///< decode steps written
-  int first_query = 0;       ///< first prompt query whose Q is stored; prompt_tokens if none
-  int state = 4;             ///< /status/state: 4 = done
+  int steps = 0;        ///< decode steps written
+  int first_query = 0;  ///< first prompt query whose Q is stored; prompt_tokens if none
+  int state = 4;        ///< /status/state: 4 = done
 };
 
 }  // namespace kvscope

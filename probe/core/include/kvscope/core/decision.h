@@ -35,8 +35,8 @@ struct MergeEdge {
   int event = 0;
   float key_weight = 0;
   float value_weight = 0;
-  float count = 1;  ///< multiplicity carried over
-  int key_row = -1; ///< row of LayerDecision::key_rows that is the target's finished key, or -1
+  float count = 1;   ///< multiplicity carried over
+  int key_row = -1;  ///< row of LayerDecision::key_rows that is the target's finished key, or -1
 };
 
 /// Where the cut fell in one KV head. NaN where no score decided.
@@ -51,16 +51,16 @@ struct LayerDecision {
   int layer = 0;
   int kv_heads = 0;
   int tokens = 0;
-  std::vector<Fate> fate;                ///< [kv_heads, tokens]
-  std::vector<Reason> reason;            ///< [kv_heads, tokens]
-  std::vector<std::uint32_t> removed_at; ///< [kv_heads, tokens] event, or `alive`
-  std::vector<MergeEdge> edges;          ///< sorted by (event, kv_head, target, source)
-  std::vector<float> key_rows;           ///< [rows, head_dim] in the cache's frame; optional
+  std::vector<Fate> fate;                 ///< [kv_heads, tokens]
+  std::vector<Reason> reason;             ///< [kv_heads, tokens]
+  std::vector<std::uint32_t> removed_at;  ///< [kv_heads, tokens] event, or `alive`
+  std::vector<MergeEdge> edges;           ///< sorted by (event, kv_head, target, source)
+  std::vector<float> key_rows;            ///< [rows, head_dim] in the cache's frame; optional
   int key_row_dim = 0;
-  std::vector<int> granted;              ///< [kv_heads] slots
-  std::vector<Cut> cut;                  ///< [kv_heads] of the last event
-  std::vector<float> scores;             ///< [kv_heads, tokens]; empty = not stored; NaN by rule
-  std::vector<float> terms;              ///< [terms, kv_heads, tokens]; empty = not stored
+  std::vector<int> granted;   ///< [kv_heads] slots
+  std::vector<Cut> cut;       ///< [kv_heads] of the last event
+  std::vector<float> scores;  ///< [kv_heads, tokens]; empty = not stored; NaN by rule
+  std::vector<float> terms;   ///< [terms, kv_heads, tokens]; empty = not stored
 
   std::size_t cell(int kv_head, int token) const {
     return static_cast<std::size_t>(kv_head) * static_cast<std::size_t>(tokens) +
@@ -73,20 +73,20 @@ struct LayerDecision {
 
 /// One cut of a run.
 struct DecisionEvent {
-  int step = 0;        ///< 0 = prefill
-  int tokens_seen = 0; ///< tokens before the cut
+  int step = 0;         ///< 0 = prefill
+  int tokens_seen = 0;  ///< tokens before the cut
   std::int64_t wall_ns = 0;
 };
 
 /// What a decision costs, computed by `decide` or a live run and stored with it.
 struct DecisionMetrics {
-  std::string queries;                        ///< population, in words
+  std::string queries;  ///< population, in words
   int query_count = 0;
   bool seen_by_method = false;                ///< the method looked at these very queries
   std::vector<float> output_error;            ///< [layers, query_heads] relative L2
   std::vector<float> retained_mass;           ///< [layers, query_heads]
   std::vector<float> retained_mass_no_sinks;  ///< [layers, query_heads] first 4 tokens left out
-  std::vector<float> lost_error;              ///< [layers, kv_heads, tokens] of losing this token alone
+  std::vector<float> lost_error;  ///< [layers, kv_heads, tokens] of losing this token alone
   bool empty() const { return output_error.empty(); }
 };
 
@@ -106,8 +106,8 @@ struct Decision {
   int query_heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  int tokens = 0;         ///< tokens covered
-  int cut_tokens = 0;     ///< tokens the (last) cut saw
+  int tokens = 0;      ///< tokens covered
+  int cut_tokens = 0;  ///< tokens the (last) cut saw
   CacheForm form;
   std::vector<std::string> term_names;
   std::vector<DecisionEvent> events;

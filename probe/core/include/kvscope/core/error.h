@@ -41,11 +41,11 @@ std::string nearest_name(const std::string& name, const std::string* candidates,
 
 }  // namespace kvscope
 
-/// Throws kvscope::Error{code, what, where, fix} unless `condition` holds. In every build; for what a
-/// caller or a file can get wrong. The message arguments are evaluated only on failure.
-#define KVSCOPE_CHECK(condition, ...)        \
-  do {                                       \
-    if (!(condition)) {                      \
-      throw ::kvscope::Error(__VA_ARGS__);   \
-    }                                        \
+/// Throws kvscope::Error{code, what, where, fix} unless `condition` holds. In every build; for what
+/// a caller or a file can get wrong. The message arguments are evaluated only on failure.
+#define KVSCOPE_CHECK(condition, ...)      \
+  do {                                     \
+    if (!(condition)) {                    \
+      throw ::kvscope::Error(__VA_ARGS__); \
+    }                                      \
   } while (false)

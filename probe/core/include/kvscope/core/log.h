@@ -14,8 +14,14 @@ using LogSink = std::function<void(LogLevel, const std::string&)>;
 LogSink set_log_sink(LogSink sink);
 
 void log_message(LogLevel level, const std::string& message);
-inline void log_debug(const std::string& message) { log_message(LogLevel::debug, message); }
-inline void log_info(const std::string& message) { log_message(LogLevel::info, message); }
-inline void log_warning(const std::string& message) { log_message(LogLevel::warning, message); }
+inline void log_debug(const std::string& message) {
+  log_message(LogLevel::debug, message);
+}
+inline void log_info(const std::string& message) {
+  log_message(LogLevel::info, message);
+}
+inline void log_warning(const std::string& message) {
+  log_message(LogLevel::warning, message);
+}
 
 }  // namespace kvscope

@@ -22,9 +22,10 @@ struct ModelShape {
   int head_dim = 0;
   int hidden_dim = 0;
   int vocabulary = 0;
-  double attention_scale = 0.0;    ///< multiplies q.k
-  double logit_softcap = 0.0;      ///< c in c * tanh(s / c); 0 = none
-  std::vector<int> layer_windows;  ///< [layers] sliding window in tokens, 0 = global; empty = all global
+  double attention_scale = 0.0;  ///< multiplies q.k
+  double logit_softcap = 0.0;    ///< c in c * tanh(s / c); 0 = none
+  std::vector<int>
+      layer_windows;  ///< [layers] sliding window in tokens, 0 = global; empty = all global
   RopeParameters rope;
 
   int group_size() const { return query_heads / kv_heads; }

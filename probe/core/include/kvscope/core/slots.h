@@ -13,14 +13,15 @@ struct SlotTable {
   std::vector<int> length;             ///< [kv_heads]
   std::vector<std::int32_t> token;     ///< [kv_heads, slots] the token whose place this is
   std::vector<std::int32_t> position;  ///< [kv_heads, slots] what RoPE was given
-  std::vector<float> multiplicity;     ///< [kv_heads, slots] tokens the slot stands for, may be fractional
+  std::vector<float>
+      multiplicity;  ///< [kv_heads, slots] tokens the slot stands for, may be fractional
 
   std::size_t cell(int kv_head, int slot) const {
     return static_cast<std::size_t>(kv_head) * static_cast<std::size_t>(slots) +
            static_cast<std::size_t>(slot);
   }
-  bool uniform() const;  ///< every head has `slots` real slots
-  bool unmerged() const; ///< every real slot has multiplicity 1
+  bool uniform() const;   ///< every head has `slots` real slots
+  bool unmerged() const;  ///< every real slot has multiplicity 1
 
   /// The full cache of tokens [0, tokens): slot = token = position, multiplicity 1.
   static SlotTable full(int kv_heads, int tokens);

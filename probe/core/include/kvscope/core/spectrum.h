@@ -19,8 +19,15 @@ struct SpectrumTable {
 
 /// Status of one projection matrix; the values are those on disk.
 enum class SpectrumStatus : std::uint8_t {
-  ok = 0, missing = 1, nonfinite = 2, zero = 3, negative_eigenvalue = 4,
-  no_convergence = 5, unsupported_dtype = 6, bad_shape = 7, skipped_by_user = 8,
+  ok = 0,
+  missing = 1,
+  nonfinite = 2,
+  zero = 3,
+  negative_eigenvalue = 4,
+  no_convergence = 5,
+  unsupported_dtype = 6,
+  bad_shape = 7,
+  skipped_by_user = 8,
 };
 
 /// What `kvscope spectral` computed, keyed by the HDF5 path of specs/spectral.md 8.2
@@ -36,8 +43,8 @@ struct Spectrum {
   std::vector<int> layers;               ///< true indices
   std::vector<std::string> projections;  ///< "q", "k", "v", "o"
   std::map<std::string, SpectrumTable> tables;
-  std::vector<SpectrumStatus> status;    ///< [layers, projections]
-  std::vector<std::string> message;      ///< [layers, projections]
+  std::vector<SpectrumStatus> status;  ///< [layers, projections]
+  std::vector<std::string> message;    ///< [layers, projections]
 
   const SpectrumTable* find(const std::string& path) const {
     auto found = tables.find(path);

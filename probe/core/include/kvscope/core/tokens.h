@@ -11,13 +11,13 @@ enum class Segment : std::uint8_t { chat_template = 0, context = 1, question = 2
 
 /// The sequence: ids, RoPE positions, segments and text pieces, prompt and generated alike.
 struct TokenTable {
-  std::vector<std::int32_t> id;         ///< [tokens]
-  std::vector<std::int32_t> position;   ///< [tokens]
-  std::vector<Segment> segment;         ///< [tokens]
-  std::vector<std::uint8_t> text_bytes; ///< pieces one after another; may hold invalid UTF-8
-  std::vector<std::int64_t> text_end;   ///< [tokens] end of the token's piece in text_bytes
-  int prompt_tokens = 0;                ///< tokens of the prompt, question included
-  int context_tokens = 0;               ///< tokens before the question; equals prompt_tokens without one
+  std::vector<std::int32_t> id;          ///< [tokens]
+  std::vector<std::int32_t> position;    ///< [tokens]
+  std::vector<Segment> segment;          ///< [tokens]
+  std::vector<std::uint8_t> text_bytes;  ///< pieces one after another; may hold invalid UTF-8
+  std::vector<std::int64_t> text_end;    ///< [tokens] end of the token's piece in text_bytes
+  int prompt_tokens = 0;                 ///< tokens of the prompt, question included
+  int context_tokens = 0;  ///< tokens before the question; equals prompt_tokens without one
 
   int size() const { return static_cast<int>(id.size()); }
   /// Bytes of one token, as the tokenizer wrote them.
