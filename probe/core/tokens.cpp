@@ -1,5 +1,7 @@
 #include "kvscope/core/tokens.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace kvscope {
@@ -46,6 +48,23 @@ void TokenTable::append(std::int32_t token_id, std::int32_t token_position, Segm
   segment.push_back(token_segment);
   text_bytes.insert(text_bytes.end(), piece.begin(), piece.end());
   text_end.push_back(static_cast<std::int64_t>(text_bytes.size()));
+}
+
+std::string sequence_hash(const std::string& model_hash, const TokenTable& tokens) {
+  std::uint64_t state = 14695981039346656037u;  // FNV-1a, 64 bits
+  const auto mix = [&state](std::uint64_t value, int bytes) {
+    for (int byte = 0; byte < bytes; ++byte) {
+      state = (state ^ ((value >> (8 * byte)) & 0xFF)) * 1099511628211u;
+    }
+  };
+  for (const char character : model_hash) {
+    mix(static_cast<std::uint8_t>(character), 1);
+  }
+  for (int token = 0; token < std::min(tokens.prompt_tokens, tokens.size()); ++token) {
+    mix(static_cast<std::uint32_t>(tokens.id[static_cast<std::size_t>(token)]), 4);
+    mix(static_cast<std::uint32_t>(tokens.position[static_cast<std::size_t>(token)]), 4);
+  }
+  return fmt::format("{:016x}", state);
 }
 
 }  // namespace kvscope

@@ -35,7 +35,7 @@ struct CaptureIndex {
   std::string method = "full";
   std::string budget;
   std::string request_json;
-  std::string capture_hash;  ///< of model hash, token ids and request; what decisions refer to
+  std::string capture_hash;  ///< sequence_hash of model and prompt; what decisions refer to
   Profile profile = Profile::window;
   ModelShape shape;
   std::vector<int> layers;   ///< true indices of the captured layers

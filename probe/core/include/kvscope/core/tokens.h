@@ -35,4 +35,8 @@ struct TokenTable {
               const std::string& piece);
 };
 
+/// What decisions and captures of the same prompt on the same model share: 16 hex digits over the
+/// model's hash, and the ids and positions of the first `prompt_tokens` tokens.
+std::string sequence_hash(const std::string& model_hash, const TokenTable& tokens);
+
 }  // namespace kvscope
