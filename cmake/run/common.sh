@@ -3,7 +3,10 @@
 
 jobs=${KVSCOPE_JOBS:-$(nproc 2>/dev/null || echo 2)}
 readonly jobs
-cmake_options=("-DKVSCOPE_WERROR=${KVSCOPE_WERROR:-OFF}")
+cmake_options=()
+if [ -n "${KVSCOPE_WERROR:-}" ]; then
+  cmake_options+=("-DKVSCOPE_WERROR=$KVSCOPE_WERROR")
+fi
 
 step() { printf '== %s\n' "$*" >&2; }
 die() { # failed: exit 1

@@ -1,51 +1,54 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # ./run demo: the whole pipeline on a real model; everything it makes lies in demo/.
 
+readonly demo_methods=(streaming_llm knorm snapkv pyramidkv adakv laprox 'snapkv|nearest_key')
+
 do_demo() {
   [ $# -eq 0 ] || wrong "demo takes no argument"
   do_build programs
   fetch_model smollm2
-  local kvscope=build/bin/kvscope model=models/smollm2.gguf out=demo
-  local methods=(streaming_llm knorm snapkv pyramidkv adakv laprox 'snapkv|nearest_key')
+  demo_steps build/bin models/smollm2.gguf demo
+  if [ -x build/bin/kvscope-viewer ] && [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
+    step "view: the window"
+    build/bin/kvscope view demo/demo.capture.h5 demo/demo.*.decision.h5 demo/demo.spectrum.h5
+  fi
+}
+
+# demo_steps PROGRAMS MODEL OUT
+demo_steps() {
+  local kvscope=$1/kvscope model=$2 out=$3
   local prompt=(-f data/demo/passage.txt --question "$(cat data/demo/question.txt)" --chat)
-  local fact
-  fact=$(cat data/demo/fact.txt)
+  local find=(--find "$(cat data/demo/fact.txt)")
+  local methods=(-m "${demo_methods[@]}" --keep 0.2)
   rm -rf "$out"
   mkdir -p "$out"
 
   step "capture: one run of the model, written down"
   "$kvscope" capture "$model" "${prompt[@]}" --profile qkv --new-tokens 24 -o "$out/demo.capture.h5"
   step "decide: what each method keeps of it, at a fifth of the cache"
-  "$kvscope" decide "$out/demo.capture.h5" -m "${methods[@]}" --keep 0.2 --scores -o "$out"
+  "$kvscope" decide "$out/demo.capture.h5" "${methods[@]}" --scores -o "$out"
   step "generate: the answer with the full and with each smaller cache"
-  "$kvscope" generate "$model" "${prompt[@]}" -m "${methods[@]}" --keep 0.2 --new-tokens 24 -o "$out" | tee "$out/generate.txt"
+  "$kvscope" generate "$model" "${prompt[@]}" "${methods[@]}" --new-tokens 24 -o "$out/answers" | tee "$out/generate.txt"
   step "spectral: eigen-analysis of the projections"
   "$kvscope" spectral "$model" -o "$out/demo.spectrum.h5" >"$out/spectral.txt"
   step "report: what was lost, and what it costs"
-  local decisions=("$out"/demo.*.decision.h5)
-  "$kvscope" report "$out/demo.capture.h5" "${decisions[@]}" --find "$fact" | tee "$out/report.txt"
-  "$kvscope" report "$out/demo.capture.h5" "${decisions[@]}" --find "$fact" --format html >"$out/report.html"
-  if [ -x build/bin/kvscope-viewer ]; then
+  local report=(report "$out/demo.capture.h5" "$out"/demo.*.decision.h5 "${find[@]}" --answers "$out/answers/answers.json")
+  "$kvscope" "${report[@]}" | tee "$out/report.txt"
+  "$kvscope" "${report[@]}" --format html >"$out/report.html"
+  if [ -x "$1/kvscope-viewer" ]; then
     step "view: the picture"
-    "$kvscope" view "$out/demo.capture.h5" "${decisions[@]}" "$out/demo.spectrum.h5" --render "$out/demo.png" --size 1600x1000
+    "$kvscope" view "$out/demo.capture.h5" "$out"/demo.*.decision.h5 "$out/demo.spectrum.h5" --render "$out/demo.png" --size 1600x1000
   fi
-  demo_summary "$out"
-  if [ -x build/bin/kvscope-viewer ] && [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
-    "$kvscope" view "$out/demo.capture.h5" "${decisions[@]}" "$out/demo.spectrum.h5"
-  fi
-}
-
-demo_summary() {
   cat <<TEXT
 
-Everything is in $1/:
+Everything is in $out/:
   demo.capture.h5          the run: tokens, keys, values, queries, attention sums
   demo.*.decision.h5       one fate and one reason for each token, KV head and layer, by method
   demo.spectrum.h5         spectra of the projection weights (table: spectral.txt)
   report.txt report.html   budgets, fates, output error, what became of the fact
-  generate.txt             the answers, full cache against compressed
+  generate.txt answers/    the answers, full cache against compressed; the live decisions
   demo.png                 the viewer
 
-Look around:  build/bin/kvscope view $1/demo.capture.h5 $1/demo.*.decision.h5 $1/demo.spectrum.h5
+Look around:  $kvscope view $out/demo.capture.h5 $out/demo.*.decision.h5 $out/demo.spectrum.h5
 TEXT
 }

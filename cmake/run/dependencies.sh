@@ -13,6 +13,7 @@ readonly lint_packages=(git clang-format clang-tidy shellcheck)
 
 readonly torch_wheels=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 readonly imgui_sdist=imgui-bundle==1.93.0
+readonly snippet_wheels=(h5py==3.16.0 matplotlib==3.11.2)  # what README's Python snippet imports
 
 # need_packages NAME...: installs what is missing as root, else prints the command and stops.
 need_packages() {
@@ -90,4 +91,13 @@ need_imgui() {
     mv .deps/imgui-bundle.partial .deps/imgui-bundle
   fi
   cmake_options+=("-DKVSCOPE_IMGUI_DIR=$PWD/.deps/imgui-bundle")
+}
+
+# The Python of the test that runs README's snippet: .deps/venv.
+need_snippet_python() {
+  local wanted="${snippet_wheels[*]}"
+  [ "$(cat .deps/venv/snippet.txt 2>/dev/null || true)" != "$wanted" ] || return 0
+  step "fetch for the test of the Python snippet: $wanted"
+  pip_run install --quiet "${snippet_wheels[@]}" || die "could not fetch $wanted from the Python package index"
+  printf '%s\n' "$wanted" >.deps/venv/snippet.txt
 }
