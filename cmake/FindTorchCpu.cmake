@@ -3,6 +3,7 @@
 find_path(TorchCpu_INCLUDE_DIR ATen/ATen.h PATHS ${KVSCOPE_TORCH_DIR}/include NO_DEFAULT_PATH)
 find_library(TorchCpu_LIBRARY torch_cpu PATHS ${KVSCOPE_TORCH_DIR}/lib NO_DEFAULT_PATH)
 find_library(TorchCpu_C10_LIBRARY c10 PATHS ${KVSCOPE_TORCH_DIR}/lib NO_DEFAULT_PATH)
+find_library(TorchCpu_GOMP_LIBRARY NAMES libgomp.so.1 gomp PATHS ${KVSCOPE_TORCH_DIR}/lib NO_DEFAULT_PATH)
 find_library(TorchCpu_CUDA_LIBRARY torch_cuda PATHS ${KVSCOPE_TORCH_DIR}/lib NO_DEFAULT_PATH)
 find_library(TorchCpu_C10_CUDA_LIBRARY c10_cuda PATHS ${KVSCOPE_TORCH_DIR}/lib NO_DEFAULT_PATH)
 if(TorchCpu_INCLUDE_DIR)
@@ -14,13 +15,20 @@ find_package_handle_standard_args(TorchCpu REQUIRED_VARS TorchCpu_LIBRARY TorchC
 if(TorchCpu_FOUND AND NOT TARGET torch::cpu)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   add_library(torch::c10 SHARED IMPORTED GLOBAL)
-  set_target_properties(torch::c10 PROPERTIES IMPORTED_LOCATION ${TorchCpu_C10_LIBRARY}
-    INTERFACE_INCLUDE_DIRECTORIES "${TorchCpu_INCLUDE_DIR};${TorchCpu_INCLUDE_DIR}/torch/csrc/api/include")
+  set_target_properties(torch::c10 PROPERTIES IMPORTED_LOCATION ${TorchCpu_C10_LIBRARY})
+  # The wheel brings headers of its own fmt and others, whose libraries it does not: the system's come first.
+  target_compile_options(torch::c10 INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${TorchCpu_INCLUDE_DIR}>"
+    "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${TorchCpu_INCLUDE_DIR}/torch/csrc/api/include>")
   add_library(torch::cpu SHARED IMPORTED GLOBAL)
   set_target_properties(torch::cpu PROPERTIES IMPORTED_LOCATION ${TorchCpu_LIBRARY})
   # at::parallel_for is a header and runs serially in a file compiled without -fopenmp; torch carries its own libgomp.
   target_compile_options(torch::cpu INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
   target_link_libraries(torch::cpu INTERFACE torch::c10)
+  if(TorchCpu_GOMP_LIBRARY)
+    target_link_libraries(torch::cpu INTERFACE ${TorchCpu_GOMP_LIBRARY})
+  else()
+    target_link_libraries(torch::cpu INTERFACE OpenMP::OpenMP_CXX)
+  endif()
   target_link_options(torch::cpu INTERFACE LINKER:--allow-shlib-undefined)
   if(TorchCpu_CUDA_LIBRARY AND TorchCpu_C10_CUDA_LIBRARY)
     add_library(torch::cuda SHARED IMPORTED GLOBAL)
