@@ -19,8 +19,11 @@ struct LayerCache {
 /// multiplicities. The only code that changes a cache by a decision.
 ///   value' = sum over edges of value_weight * value(source), the target's own edge (source == target)
 ///   included; without an own edge the own weight is 1 - sum of the others' (means) or 1 (sums).
-///   key' likewise with key_weight, or the edge's key_row where given.
-/// A layer without edges gathers bit for bit. Throws Error{usage} if decision and cache disagree.
+///   key' likewise with key_weight (always as means), or the edge's key_row where given.
+/// Sources are read as they were before their event. A target's multiplicity grows by the counts of the
+/// edges from other tokens. Merges are computed in float64 and rounded once to the cache's type.
+/// A layer without edges gathers bit for bit. Throws Error{usage} if decision and cache disagree: a slot
+/// of a token the decision does not cover, or a token that is to stay, or to be folded, without a slot.
 LayerCache apply_decision(const LayerCache& cache, const LayerDecision& decision,
                           const CacheForm& form, int event = -1);
 

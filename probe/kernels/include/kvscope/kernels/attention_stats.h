@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
 #include <vector>
 
 namespace kvscope {
@@ -35,7 +36,7 @@ struct AttentionStats {
   at::Tensor max;          ///< [query_heads, tokens]
   at::Tensor entropy;      ///< [query_heads, queries] nats
   at::Tensor last_query;   ///< [query_heads, tokens]
-  at::Tensor self_check;   ///< [query_heads] |sum over keys of `sum` - queries| / queries
+  at::Tensor self_check;   ///< [query_heads] |sum over keys of `sum` - rows| / rows, rows that see a key
   std::vector<WindowStats> windows;
 };
 
@@ -52,7 +53,11 @@ AttentionStats attention_stats(const at::Tensor& queries, const at::Tensor& keys
 /// [kv_heads, tokens, head_dim]; multiplicity [kv_heads, tokens] float32 or undefined (= 1);
 /// length [kv_heads] int32 or undefined (= tokens): live slots of a ragged cache. With a
 /// multiplicity or a length, every live slot is visible to every query unless it is among the
-/// newest `causal_tail` slots, which are causal (the tokens being appended).
+/// newest `causal_tail` slots, which are causal (the tokens being appended): of the n queries, query i
+/// sees live slots up to live - n + i. A sliding window needs the ordinary form (neither given).
+/// On the CPU ours, in float32 whatever the type: same bytes for any thread count, and all-ones
+/// multiplicities change no bit. Elsewhere LibTorch operators, a block of queries at a time.
+/// Throws Error{usage} on wrong shapes, types or devices; Error{unsupported} for a window over slots.
 struct AttentionOptions {
   double scale = 1.0;
   double softcap = 0.0;

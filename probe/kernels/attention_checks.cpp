@@ -1,0 +1,64 @@
+#include "attention_checks.h"
+
+#include <fmt/format.h>
+
+#include "kvscope/core/error.h"
+#include "tile/tasks.h"
+
+namespace kvscope::detail {
+namespace {
+
+std::string sizes_of(const at::Tensor& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.sizes().begin(), tensor.sizes().end(), ", "));
+}
+
+}  // namespace
+
+void check_queries_and_keys(const at::Tensor& queries, const at::Tensor& keys,
+                            const char* function) {
+  KVSCOPE_CHECK(queries.defined() && keys.defined() && queries.dim() == 3 && keys.dim() == 3,
+                ErrorCode::usage, "queries and keys must be [heads, tokens, head_dim]", function);
+  KVSCOPE_CHECK(queries.scalar_type() == keys.scalar_type(), ErrorCode::usage,
+                "queries and keys differ in element type", function);
+  KVSCOPE_CHECK(
+      queries.device() == keys.device(), ErrorCode::usage,
+      fmt::format("queries are on {}, keys on {}", queries.device().str(), keys.device().str()),
+      function);
+  KVSCOPE_CHECK(
+      queries.size(2) == keys.size(2) && queries.size(2) > 0, ErrorCode::usage,
+      fmt::format("head_dim differs: queries {}, keys {}", sizes_of(queries), sizes_of(keys)),
+      function);
+  KVSCOPE_CHECK(
+      keys.size(0) > 0 && queries.size(0) > 0 && queries.size(0) % keys.size(0) == 0,
+      ErrorCode::usage,
+      fmt::format("{} query heads do not divide into {} KV heads", queries.size(0), keys.size(0)),
+      function);
+  KVSCOPE_CHECK(queries.size(0) / keys.size(0) <= tile::max_group, ErrorCode::unsupported,
+                fmt::format("more than {} query heads of one KV head", tile::max_group), function);
+}
+
+void check_plane(const at::Tensor& tensor, std::int64_t rows, std::int64_t columns,
+                 at::ScalarType type, const char* name, const char* function) {
+  if (!tensor.defined()) {
+    return;
+  }
+  KVSCOPE_CHECK(tensor.scalar_type() == type, ErrorCode::usage,
+                fmt::format("{} must be {}, is {}", name, c10::toString(type),
+                            c10::toString(tensor.scalar_type())),
+                function);
+  const bool fits = rows < 0
+                        ? tensor.dim() == 1 && tensor.size(0) == columns
+                        : tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns;
+  KVSCOPE_CHECK(
+      fits, ErrorCode::usage,
+      rows < 0 ? fmt::format("{} must be [{}], is {}", name, columns, sizes_of(tensor))
+               : fmt::format("{} must be [{}, {}], is {}", name, rows, columns, sizes_of(tensor)),
+      function);
+}
+
+at::Tensor with_dense_rows(const at::Tensor& tensor) {
+  const std::int64_t last = tensor.dim() - 1;
+  return tensor.size(last) == 1 || tensor.stride(last) == 1 ? tensor : tensor.contiguous();
+}
+
+}  // namespace kvscope::detail

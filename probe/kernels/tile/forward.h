@@ -1,0 +1,247 @@
+#pragma once
+
+#include "tile/logits.h"
+
+namespace kvscope::tile::KVSCOPE_TILE_ISA {
+
+inline constexpr int group_rows =
+    12;  ///< rows whose logits over one stripe are in scratch at a time
+inline constexpr float no_key_yet = -1e30f;
+
+/// Running softmax of the rows of one head: maximum and sum, and the output before division.
+struct RowState {
+  float* output = nullptr;   ///< [rows][padded]
+  float* largest = nullptr;  ///< [rows] log2 units
+  float* sum = nullptr;      ///< [rows]
+  int padded = 0;
+};
+
+/// Logits of R rows over the stripe into scratch [row][stripe_keys]; -inf where not seen.
+template <int R>
+inline __attribute__((always_inline)) void stripe_logits(const ForwardTask& task, const float* q,
+                                                         int first_row, int count, int first_key,
+                                                         int keys, float* logits) {
+  const Floats hidden = broadcast(-__builtin_inff());
+  for (int key = 0; key < keys; key += tile_keys) {
+    const int tile_first = first_key + key;
+    const Dots<R> dots = dot_products<R>(
+        task.packed + static_cast<std::int64_t>(tile_first) * task.head_dim, task.head_dim,
+        [&](int t) { return q + (t < count ? t : count - 1) * task.row_stride; });
+    KVSCOPE_UNROLL
+    for (int t = 0; t < R; ++t) {
+      if (R > 1 && t >= count) {
+        break;
+      }
+      Floats low = logit(dots.low[t], task.rule);
+      Floats high = logit(dots.high[t], task.rule);
+      if (task.bias != nullptr) {
+        low += load(task.bias + tile_first);
+        high += load(task.bias + tile_first + width);
+      }
+      const int first = task.first_visible[first_row + t] - tile_first;
+      const int end = task.end_visible[first_row + t] - tile_first;
+      if (first > 0 || end < tile_keys) {
+        low = select(visible_lanes(0, first, end), low, hidden);
+        high = select(visible_lanes(width, first, end), high, hidden);
+      }
+      store(logits + t * stripe_keys + key, low);
+      store(logits + t * stripe_keys + key + width, high);
+    }
+  }
+}
+
+/// Turns one row of logits into weights against the new running maximum; returns what the old sums
+/// are to be multiplied by.
+inline float stripe_softmax(float* logits, int keys, float& largest, float& sum) {
+  Floats best = broadcast(largest);
+  for (int key = 0; key < keys; key += width) {
+    best = larger(load(logits + key), best);
+  }
+  const float now = max_of_lanes(best);
+  Floats total{};
+  for (int key = 0; key < keys; key += width) {
+    const Floats p = exp2_fast(load(logits + key) - now);
+    total += p;
+    store(logits + key, p);
+  }
+  const float rescale = exp2_fast(broadcast(largest - now))[0];
+  sum = sum * rescale + sum_of_lanes(total);
+  largest = now;
+  return rescale;
+}
+
+/// output[row][channel .. channel + V * width) += weights[row] * values over the stripe.
+template <int R, int V>
+inline __attribute__((always_inline)) void add_values(const float* weights, const float* values,
+                                                      std::int64_t value_stride, int keys,
+                                                      float* output, std::int64_t output_stride,
+                                                      int count) {
+  Floats sums[R][V];
+  KVSCOPE_UNROLL
+  for (int t = 0; t < R; ++t) {
+    KVSCOPE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      sums[t][v] = load(output + (t < count ? t : count - 1) * output_stride + v * width);
+    }
+  }
+  for (int key = 0; key < keys; ++key) {
+    Floats value[V];
+    KVSCOPE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      value[v] = load(values + key * value_stride + v * width);
+    }
+    KVSCOPE_UNROLL
+    for (int t = 0; t < R; ++t) {
+      const Floats weight = broadcast(weights[t * stripe_keys + key]);
+      KVSCOPE_UNROLL
+      for (int v = 0; v < V; ++v) {
+        sums[t][v] += weight * value[v];
+      }
+    }
+  }
+  KVSCOPE_UNROLL
+  for (int t = 0; t < R; ++t) {
+    KVSCOPE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      if (t < count) {
+        store(output + t * output_stride + v * width, sums[t][v]);
+      }
+    }
+  }
+}
+
+/// One stripe of keys and (padded) values for rows [first_row, first_row + count) of one head.
+template <int R>
+inline void forward_rows_of(const ForwardTask& task, const float* q, const RowState& state,
+                            int first_row, int count, int first_key, int keys, const float* values,
+                            std::int64_t value_stride, float* logits) {
+  const int padded_keys = (keys + tile_keys - 1) / tile_keys * tile_keys;
+  stripe_logits<R>(task, q, first_row, count, first_key, keys, logits);
+  for (int t = 0; t < count; ++t) {
+    const int row = first_row + t;
+    const float rescale =
+        stripe_softmax(logits + t * stripe_keys, padded_keys, state.largest[row], state.sum[row]);
+    if (task.values != nullptr && rescale != 1.0f) {
+      float* output = state.output + static_cast<std::int64_t>(row) * state.padded;
+      for (int c = 0; c < state.padded; c += width) {
+        store(output + c, load(output + c) * rescale);
+      }
+    }
+  }
+  if (task.values == nullptr) {
+    return;
+  }
+  float* output = state.output + static_cast<std::int64_t>(first_row) * state.padded;
+  int channel = 0;
+  for (; channel + 2 * width <= state.padded; channel += 2 * width) {
+    add_values<R, 2>(logits, values + channel, value_stride, keys, output + channel, state.padded,
+                     count);
+  }
+  if (channel < state.padded) {
+    add_values<R, 1>(logits, values + channel, value_stride, keys, output + channel, state.padded,
+                     count);
+  }
+}
+
+inline void forward_stripe(const ForwardTask& task, const RowState* states, int first_key, int keys,
+                           float* logits, float* packed_values, int padded) {
+  const float* values = nullptr;
+  std::int64_t value_stride = task.value_stride;
+  if (task.values != nullptr) {
+    values = task.values + first_key * task.value_stride;
+    if (padded != task.value_dim) {
+      for (int key = 0; key < keys; ++key) {
+        for (int c = 0; c < padded; ++c) {
+          packed_values[static_cast<std::int64_t>(key) * padded + c] =
+              c < task.value_dim ? values[key * task.value_stride + c] : 0;
+        }
+      }
+      values = packed_values;
+      value_stride = padded;
+    }
+  }
+  for (int head = 0; head < task.group; ++head) {
+    for (int row = 0; row < task.rows;) {
+      const int left = task.rows - row;
+      const int count = left < tile_rows ? left : tile_rows;
+      int first = task.first_visible[row];
+      int end = task.end_visible[row];
+      for (int t = 1; t < count; ++t) {
+        first = task.first_visible[row + t] < first ? task.first_visible[row + t] : first;
+        end = task.end_visible[row + t] > end ? task.end_visible[row + t] : end;
+      }
+      const int seen = end - first_key < keys ? end - first_key : keys;
+      if (seen > 0 && first < first_key + keys) {
+        const float* q = task.queries + head * task.head_stride + row * task.row_stride;
+        if (count > 4) {
+          forward_rows_of<tile_rows>(task, q, states[head], row, count, first_key, seen, values,
+                                     value_stride, logits);
+        } else {
+          forward_rows_of<4>(task, q, states[head], row, count, first_key, seen, values,
+                             value_stride, logits);
+        }
+      }
+      row += count;
+    }
+  }
+}
+
+inline void forward_finish(const ForwardTask& task, const RowState& state, int head) {
+  for (int row = 0; row < task.rows; ++row) {
+    const bool empty = !(state.sum[row] > 0) && state.sum[row] == 0;
+    if (task.lse != nullptr) {
+      task.lse[head * task.lse_head_stride + row] =
+          empty ? -__builtin_inff()
+                : static_cast<float>((static_cast<double>(state.largest[row]) +
+                                      __builtin_log2(static_cast<double>(state.sum[row]))) *
+                                     0.693147180559945309);
+    }
+    if (task.values == nullptr) {
+      continue;
+    }
+    const float scale = empty ? 0.0f : 1.0f / state.sum[row];
+    float* to = task.output + head * task.output_head_stride + row * task.output_row_stride;
+    const float* from = state.output + static_cast<std::int64_t>(row) * state.padded;
+    for (int c = 0; c < task.value_dim; ++c) {
+      to[c] = from[c] * scale;
+    }
+  }
+}
+
+inline void forward(const ForwardTask& task) {
+  const int padded = (task.value_dim + width - 1) / width * width;
+  float* logits = task.scratch;
+  float* packed_values = logits + group_rows * stripe_keys;
+  float* state_memory = packed_values + static_cast<std::int64_t>(stripe_keys) * padded;
+  RowState states[max_group];
+  int begin = task.first_visible[0];
+  int end = task.end_visible[0];
+  for (int row = 0; row < task.rows; ++row) {
+    begin = task.first_visible[row] < begin ? task.first_visible[row] : begin;
+    end = task.end_visible[row] > end ? task.end_visible[row] : end;
+  }
+  for (int head = 0; head < task.group; ++head) {
+    RowState& state = states[head];
+    state.padded = padded;
+    state.output = state_memory;
+    state.largest = state.output + static_cast<std::int64_t>(forward_rows) * padded;
+    state.sum = state.largest + forward_rows;
+    state_memory = state.sum + forward_rows;
+    for (float* cell = state.output; cell != state.largest; ++cell) {
+      *cell = 0;
+    }
+    for (int row = 0; row < forward_rows; ++row) {
+      state.largest[row] = no_key_yet;
+      state.sum[row] = 0;
+    }
+  }
+  for (int key = begin / stripe_keys * stripe_keys; key < end; key += stripe_keys) {
+    const int keys = end - key < stripe_keys ? end - key : stripe_keys;
+    forward_stripe(task, states, key, keys, logits, packed_values, padded);
+  }
+  for (int head = 0; head < task.group; ++head) {
+    forward_finish(task, states[head], head);
+  }
+}
+
+}  // namespace kvscope::tile::KVSCOPE_TILE_ISA

@@ -1,0 +1,69 @@
+#pragma once
+
+#include "tile/tasks.h"
+#include "tile/vector.h"
+
+namespace kvscope::tile::KVSCOPE_TILE_ISA {
+
+/// Dot products of R query rows with one tile of packed keys, in registers.
+template <int R>
+struct Dots {
+  Floats low[R];
+  Floats high[R];
+};
+
+/// `row(t)` points at query row t of the tile.
+template <int R, typename Row>
+inline __attribute__((always_inline)) Dots<R> dot_products(const float* packed, int head_dim,
+                                                           const Row& row) {
+  Dots<R> dots;
+  const float* q[R];
+  KVSCOPE_UNROLL
+  for (int t = 0; t < R; ++t) {
+    q[t] = row(t);
+    dots.low[t] = Floats{};
+    dots.high[t] = Floats{};
+  }
+  for (int d = 0; d < head_dim; ++d) {
+    const Floats low = load(packed + static_cast<std::int64_t>(d) * tile_keys);
+    const Floats high = load(packed + static_cast<std::int64_t>(d) * tile_keys + width);
+    KVSCOPE_UNROLL
+    for (int t = 0; t < R; ++t) {
+      const Floats x = broadcast(q[t][d]);
+      dots.low[t] += x * low;
+      dots.high[t] += x * high;
+    }
+  }
+  return dots;
+}
+
+inline __attribute__((always_inline)) Floats logit(Floats dot, const LogitRule& rule) {
+  return rule.cap == 0 ? dot : rule.cap * tanh_fast(dot);
+}
+
+/// Lanes of a tile starting at `lane` that lie in [first, end), both counted from the tile's first
+/// key.
+inline Ints visible_lanes(int lane, std::int64_t first, std::int64_t end) {
+  const std::int64_t low = first < 0 ? 0 : (first > tile_keys ? tile_keys : first);
+  const std::int64_t high = end < 0 ? 0 : (end > tile_keys ? tile_keys : end);
+  const Ints index = lane_index() + lane;
+  return (index >= static_cast<std::int32_t>(low)) & (index < static_cast<std::int32_t>(high));
+}
+
+inline void pack(const PackTask& task) {
+  const int tiles = (task.count + tile_keys - 1) / tile_keys;
+  for (int tile = 0; tile < tiles; ++tile) {
+    float* to = task.packed + static_cast<std::int64_t>(tile) * task.head_dim * tile_keys;
+    const int first = tile * tile_keys;
+    for (int lane = 0; lane < tile_keys; ++lane) {
+      const bool real = first + lane < task.count;
+      const float* from = task.keys + (first + (real ? lane : 0)) * task.key_stride;
+      const float factor = real ? task.factor : 0;
+      for (int d = 0; d < task.head_dim; ++d) {
+        to[static_cast<std::int64_t>(d) * tile_keys + lane] = real ? from[d] * factor : 0;
+      }
+    }
+  }
+}
+
+}  // namespace kvscope::tile::KVSCOPE_TILE_ISA

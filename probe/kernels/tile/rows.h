@@ -1,0 +1,85 @@
+#pragma once
+
+#include "tile/forward.h"
+
+namespace kvscope::tile::KVSCOPE_TILE_ISA {
+
+/// Dot products of one key with the queries of a group, channels along the lanes.
+inline float dot(const float* a, const float* b, int count) {
+  Floats sum[4] = {};
+  int c = 0;
+  for (; c + 4 * width <= count; c += 4 * width) {
+    KVSCOPE_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      sum[i] += load(a + c + i * width) * load(b + c + i * width);
+    }
+  }
+  for (; c + width <= count; c += width) {
+    sum[0] += load(a + c) * load(b + c);
+  }
+  float rest = 0;
+  for (; c < count; ++c) {
+    rest += a[c] * b[c];
+  }
+  return sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
+}
+
+inline void add_scaled(const float* from, float weight, int count, float* to) {
+  int c = 0;
+  for (; c + width <= count; c += width) {
+    store(to + c, load(to + c) + weight * load(from + c));
+  }
+  for (; c < count; ++c) {
+    to[c] += weight * from[c];
+  }
+}
+
+/// Dot products become logits; cells beyond the last key are -inf.
+inline void finish_logits(const RowTask& task, float* weight, int keys, int padded) {
+  for (int i = keys; i < padded; ++i) {
+    weight[i] = 0;
+  }
+  for (int i = 0; task.rule.cap != 0 && i < padded; i += width) {
+    store(weight + i, logit(load(weight + i), task.rule));
+  }
+  for (int i = 0; task.bias != nullptr && i < keys; ++i) {
+    weight[i] += task.bias[task.first_key + i];
+  }
+  for (int i = keys; i < padded; ++i) {
+    weight[i] = -__builtin_inff();
+  }
+}
+
+/// K and V of the range are read once for the whole group.
+inline void rows(const RowTask& task) {
+  const int keys = task.end_key - task.first_key;
+  const int padded = (keys + width - 1) / width * width;
+  float* weights = task.scratch;  // [group][padded]
+  for (int i = 0; i < keys; ++i) {
+    const float* key = task.keys + (task.first_key + i) * task.key_stride;
+    for (int head = 0; head < task.group; ++head) {
+      weights[head * padded + i] =
+          dot(task.queries + head * task.head_stride, key, task.head_dim) * task.rule.key_factor;
+    }
+  }
+  const std::int64_t state_size = 2 + task.value_dim;
+  for (int head = 0; head < task.group; ++head) {
+    float* state = task.partial + head * state_size;
+    state[0] = no_key_yet;
+    state[1] = 0;
+    finish_logits(task, weights + head * padded, keys, padded);
+    stripe_softmax(weights + head * padded, padded, state[0], state[1]);
+    for (int c = 0; c < task.value_dim; ++c) {
+      state[2 + c] = 0;
+    }
+  }
+  for (int i = 0; task.values != nullptr && i < keys; ++i) {
+    const float* value = task.values + (task.first_key + i) * task.value_stride;
+    for (int head = 0; head < task.group; ++head) {
+      add_scaled(value, weights[head * padded + i], task.value_dim,
+                 task.partial + head * state_size + 2);
+    }
+  }
+}
+
+}  // namespace kvscope::tile::KVSCOPE_TILE_ISA

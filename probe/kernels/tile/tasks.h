@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cstdint>
+
+namespace kvscope::tile {
+
+/// Keys of one stripe: the unit in which partial results are folded. A multiple of every tile
+/// width.
+inline constexpr int stripe_keys = 256;
+/// Query rows handled between two folds: a multiple of every register tile's height.
+inline constexpr int block_rows = 240;
+/// Query heads of one KV head, at most.
+inline constexpr int max_group = 128;
+/// Query rows of one forward task.
+inline constexpr int forward_rows = 96;
+
+/// Keys of one KV head in the order the register tiles read them: [tiles][head_dim][tile_keys],
+/// multiplied by `factor`; lanes beyond the last key are zero.
+struct PackTask {
+  const float* keys = nullptr;  ///< first key
+  std::int64_t key_stride = 0;
+  int count = 0;
+  int head_dim = 0;
+  float factor = 1;
+  float* packed = nullptr;
+};
+
+/// From a dot product with packed keys to a logit in units of log 2.
+struct LogitRule {
+  float key_factor = 1;  ///< what packed keys were multiplied by
+  float cap = 0;         ///< softcap * log2(e), 0 = none: logit = cap * tanh(dot)
+};
+
+/// Columns of one stripe of one KV head, over all queries of its group.
+struct ColumnTask {
+  const float* queries = nullptr;  ///< row 0 of the group's first head
+  std::int64_t head_stride = 0;
+  std::int64_t row_stride = 0;
+  const float* packed = nullptr;  ///< of this stripe
+  const float* lse = nullptr;     ///< [group][rows] log2 units, +inf for rows that see nothing
+  LogitRule rule;
+  int head_dim = 0;
+  int group = 0;
+  int rows = 0;
+  std::int64_t row_position = 0;  ///< of row 0, counted from the stripe's first key
+  int keys = 0;                   ///< keys of this stripe
+  int window = 0;
+  const int* bounds = nullptr;  ///< [segments + 1] row bounds; rows before bounds[0] are left out
+  int segments = 0;
+  float* columns = nullptr;  ///< [segments][group][3][stripe_keys] sum, squares, maximum; added to
+  float* p_log_p = nullptr;  ///< [group] rows: sum of p * log2 p, added to; null = not wanted
+  std::int64_t p_log_p_stride = 0;
+  float* scratch = nullptr;  ///< block_rows * 16 floats
+};
+
+/// Attention of up to forward_rows queries of every head of a group over all keys.
+struct ForwardTask {
+  const float* queries = nullptr;
+  std::int64_t head_stride = 0;
+  std::int64_t row_stride = 0;
+  const float* packed = nullptr;  ///< of key 0
+  const float* values = nullptr;  ///< null: LSE only
+  std::int64_t value_stride = 0;
+  const float* bias = nullptr;  ///< [keys] log2 of the multiplicity, or null
+  LogitRule rule;
+  int head_dim = 0;
+  int value_dim = 0;
+  int group = 0;
+  int rows = 0;
+  const int* first_visible = nullptr;  ///< [rows]
+  const int* end_visible = nullptr;    ///< [rows]; keys in [first, end) are seen
+  float* output = nullptr;             ///< row 0 of the group's first head
+  std::int64_t output_head_stride = 0;
+  std::int64_t output_row_stride = 0;
+  float* lse = nullptr;  ///< natural; -inf where nothing is seen
+  std::int64_t lse_head_stride = 0;
+  float* scratch = nullptr;  ///< forward_scratch(...) floats
+};
+
+/// A few queries of every head of a group over keys [first_key, end_key), without packing.
+struct RowTask {
+  const float* queries = nullptr;
+  std::int64_t head_stride = 0;
+  const float* keys = nullptr;
+  std::int64_t key_stride = 0;
+  const float* values = nullptr;
+  std::int64_t value_stride = 0;
+  const float* bias = nullptr;
+  LogitRule rule;
+  int head_dim = 0;
+  int value_dim = 0;
+  int group = 0;
+  int first_key = 0;
+  int end_key = 0;
+  float* partial = nullptr;  ///< [group][2 + value_dim]: maximum (log2 units), sum, weighted values
+  float* scratch = nullptr;  ///< group * (end_key - first_key + 16) floats
+};
+
+inline std::int64_t forward_scratch(int group, int value_dim) {
+  const std::int64_t padded = (value_dim + 31) / 32 * 32;
+  return 12 * stripe_keys + stripe_keys * padded +
+         static_cast<std::int64_t>(group) * forward_rows * (padded + 2) + 64;
+}
+
+/// The inner loops for one instruction set.
+struct Functions {
+  const char* name;
+  int tile_keys;
+  void (*pack)(const PackTask& task);
+  void (*columns)(const ColumnTask& task);
+  void (*forward)(const ForwardTask& task);
+  void (*rows)(const RowTask& task);
+};
+
+const Functions& portable_functions();
+const Functions* avx2_functions();    ///< null where not compiled in
+const Functions* avx512_functions();  ///< null where not compiled in
+
+/// The widest set this processor runs, chosen once.
+const Functions& functions();
+
+}  // namespace kvscope::tile

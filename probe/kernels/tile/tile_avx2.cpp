@@ -1,0 +1,27 @@
+#include "tile/tasks.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+#define KVSCOPE_TILE_ISA avx2
+#define KVSCOPE_TILE_WIDTH 8
+#define KVSCOPE_TILE_ROWS 6
+#include "tile/columns.h"
+#include "tile/rows.h"
+
+namespace kvscope::tile {
+
+const Functions* avx2_functions() {
+  static const Functions table{"avx2",         avx2::tile_keys, &avx2::pack,
+                               &avx2::columns, &avx2::forward,  &avx2::rows};
+  return &table;
+}
+
+}  // namespace kvscope::tile
+#else
+namespace kvscope::tile {
+
+const Functions* avx2_functions() {
+  return nullptr;
+}
+
+}  // namespace kvscope::tile
+#endif
