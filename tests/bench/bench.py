@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,23 +36,26 @@ class Bench:
         self.out = pathlib.Path(options.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.runs = []
+        self.foreign = []  # cores that other processes used during each cell
         self.ids = {}
 
     def run(self, *command, name=None, tokens=None, environment=None):
         """One process; its JSON lines are kept. Without a name in them, its wall seconds are."""
         print("  " + " ".join(str(word) for word in command[:3]), "...", name or command[1], tokens or "", file=sys.stderr)
-        start = time.perf_counter()
+        start, busy, own = time.perf_counter(), busy_seconds(), children_seconds()
         done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               env={**os.environ, **(environment or {})}, check=False)
         wall = time.perf_counter() - start
+        foreign = max(0.0, busy_seconds() - busy - (children_seconds() - own)) / wall
+        self.foreign.append(foreign)
         if done.returncode != 0:
             sys.exit(f"{' '.join(str(word) for word in command)}\nended with {done.returncode}\n{done.stderr[-2000:]}")
         if name:
-            self.runs.append({"name": name, "seconds": wall})
+            self.runs.append({"name": name, "seconds": wall, "foreign_cores": foreign})
             return
         for line in done.stdout.splitlines():
             if line.startswith("{"):
-                self.runs.append({"tokens": tokens, **json.loads(line)})
+                self.runs.append({"tokens": tokens, "foreign_cores": foreign, **json.loads(line)})
 
     def ours(self, *arguments, tokens=None):
         self.run(pathlib.Path(self.options.build) / "bin" / "pipeline_bench", *arguments, tokens=tokens)
@@ -64,6 +68,18 @@ class Bench:
         """Median of one value over the runs of a cell, or None."""
         values = [run[key] for run in self.runs if run["name"] == name and key in run and tokens in (None, run.get("tokens"))]
         return statistics.median(values) if values else None
+
+
+def busy_seconds():
+    """CPU seconds that everything on the machine has used."""
+    with open("/proc/stat", encoding="ascii") as lines:
+        user, nice, system, _, _, irq, softirq, steal = (int(word) for word in next(lines).split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def available_gib():
@@ -175,7 +191,8 @@ def table(bench):
              "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in float32. A difference below about 10 % between two processes "
              "means nothing; ratios taken inside one process are good to a few percent. In brackets: what it should reach.", "",
              f"{datetime.date.today()}, kvscope {commit.stdout.strip() or 'without git'}, {machine()}. "
-             f"Peers: {', '.join(peers) or 'none in this run'}. Medians of {bench.options.rounds} interleaved rounds.", "",
+             f"Peers: {', '.join(peers) or 'none in this run'}. Medians of {bench.options.rounds} interleaved rounds; "
+             f"other processes used {statistics.median(bench.foreign):.2f} cores meanwhile (at most {max(bench.foreign):.2f}).", "",
              "| what | kvscope | beside it | ratio |", "| --- | --- | --- | --- |"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(bench)]
     return "\n".join(lines) + "\n"

@@ -2,10 +2,11 @@
 
 usage: transformers_run.py MODE MODEL.gguf IDS CACHE_DIR
 
-MODE   load   seconds from the GGUF file to a float32 model (fills CACHE_DIR, which the others read)
+MODE   load   seconds from the GGUF file to a float32 model
        sdpa   prefill with scaled-dot-product attention, logits of the last token only
        maps   prefill with output_attentions, columns of every map summed and written to HDF5
 IDS    token ids separated by white space
+CACHE_DIR  a copy of the model as transformers saves it; made on first use
 """
 
 import json
@@ -22,13 +23,15 @@ from transformers import AutoModelForCausalLM, DynamicCache, __version__
 torch.set_num_threads(int(os.environ.get("KVSCOPE_BENCH_THREADS", "2")))
 
 
+def load_gguf(gguf):
+    return AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+
+
 def load(gguf, cache, attention):
-    kind = {"dtype": torch.float32, "attn_implementation": attention}
-    if (cache / "config.json").exists():
-        return AutoModelForCausalLM.from_pretrained(cache, **kind).eval()
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **kind)
-    model.save_pretrained(cache)
-    return model.eval()
+    """From a safetensors copy, made on first use: a model fresh from a GGUF also runs slower at first."""
+    if not (cache / "config.json").exists():
+        load_gguf(gguf).save_pretrained(cache)
+    return AutoModelForCausalLM.from_pretrained(cache, dtype=torch.float32, attn_implementation=attention).eval()
 
 
 def column_sums(model, ids, path):
@@ -45,7 +48,7 @@ def main(mode, gguf, ids_file, cache):
     result = {"name": f"transformers.{mode}", "version": __version__, "threads": torch.get_num_threads()}
     if mode == "load":
         start = time.perf_counter()
-        AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
+        load_gguf(gguf)
         result["seconds"] = time.perf_counter() - start
     else:
         ids = torch.tensor([[int(word) for word in pathlib.Path(ids_file).read_text().split()]])
