@@ -41,18 +41,16 @@ struct ColumnRows {
   float* p_log_p = nullptr;  ///< [rows][width] partial sums of the block, or null
 };
 
-template <int R, bool Masked>
-inline __attribute__((always_inline)) void finish_rows(const Dots<R>& dots, const ColumnRows& rows,
+/// Logits of `count` rows against one tile become probabilities and are added to the columns.
+template <bool Masked>
+inline __attribute__((always_inline)) void finish_rows(const float* dots, const ColumnRows& rows,
                                                        int count, const LogitRule& rule,
-                                                       const TileMask& mask, ColumnSums& sums) {
-  KVSCOPE_UNROLL
-  for (int t = 0; t < R; ++t) {
-    if (R > 1 && t >= count) {
-      break;
-    }
+                                                       const TileMask& mask, ColumnSums& total) {
+  ColumnSums sums = total;
+  for (int t = 0; t < count; ++t) {
     const Floats lse = broadcast(rows.lse[t]);
-    const Floats low = logit(dots.low[t], rule) - lse;
-    const Floats high = logit(dots.high[t], rule) - lse;
+    const Floats low = logit(load(dots + t * tile_keys), rule) - lse;
+    const Floats high = logit(load(dots + t * tile_keys + width), rule) - lse;
     Floats p_low = exp2_fast(low);
     Floats p_high = exp2_fast(high);
     if constexpr (Masked) {
@@ -64,24 +62,22 @@ inline __attribute__((always_inline)) void finish_rows(const Dots<R>& dots, cons
     if (rows.p_log_p != nullptr) {
       // p = 0 with log p = -inf (a row that sees nothing) adds nothing.
       const Floats floor = broadcast(-150.0f);
-      float* to = rows.p_log_p + static_cast<std::int64_t>(t) * width;
+      float* to = rows.p_log_p + t * width;
       store(to, load(to) + p_low * larger(low, floor) + p_high * larger(high, floor));
     }
   }
+  total = sums;
 }
 
 template <int R>
-inline __attribute__((always_inline)) void column_rows(const float* packed, int head_dim,
-                                                       const ColumnRows& rows, int count,
-                                                       const LogitRule& rule, const TileMask& mask,
-                                                       ColumnSums& sums) {
-  const Dots<R> dots = dot_products<R>(packed, head_dim, [&](int t) {
-    return rows.queries + (t < count ? t : count - 1) * rows.row_stride;
-  });
+inline void column_rows(const float* packed, int head_dim, const ColumnRows& rows, int count,
+                        const LogitRule& rule, const TileMask& mask, ColumnSums& sums) {
+  alignas(64) float dots[R * tile_keys];
+  dot_rows<R>(packed, head_dim, rows.queries, rows.row_stride, count, dots, tile_keys);
   if (mask.hides_any(count)) {
-    finish_rows<R, true>(dots, rows, count, rule, mask, sums);
+    finish_rows<true>(dots, rows, count, rule, mask, sums);
   } else {
-    finish_rows<R, false>(dots, rows, count, rule, mask, sums);
+    finish_rows<false>(dots, rows, count, rule, mask, sums);
   }
 }
 

@@ -16,36 +16,33 @@ struct RowState {
   int padded = 0;
 };
 
-/// Logits of R rows over the stripe into scratch [row][stripe_keys]; -inf where not seen.
-template <int R>
-inline __attribute__((always_inline)) void stripe_logits(const ForwardTask& task, const float* q,
-                                                         int first_row, int count, int first_key,
-                                                         int keys, float* logits) {
+/// Cap, multiplicity and mask of one tile of one row of dot products, in place.
+inline void finish_logits(const ForwardTask& task, int row, int tile_first, float* logits) {
+  const int first = task.first_visible[row] - tile_first;
+  const int end = task.end_visible[row] - tile_first;
+  if (task.rule.cap == 0 && task.bias == nullptr && first <= 0 && end >= tile_keys) {
+    return;
+  }
   const Floats hidden = broadcast(-__builtin_inff());
+  for (int lane = 0; lane < tile_keys; lane += width) {
+    Floats s = logit(load(logits + lane), task.rule);
+    if (task.bias != nullptr) {
+      s += load(task.bias + tile_first + lane);
+    }
+    store(logits + lane, select(visible_lanes(lane, first, end), s, hidden));
+  }
+}
+
+/// Logits of up to R rows over the stripe into scratch [row][stripe_keys]; -inf where not seen.
+template <int R>
+inline void stripe_logits(const ForwardTask& task, const float* q, int first_row, int count,
+                          int first_key, int keys, float* logits) {
   for (int key = 0; key < keys; key += tile_keys) {
     const int tile_first = first_key + key;
-    const Dots<R> dots = dot_products<R>(
-        task.packed + static_cast<std::int64_t>(tile_first) * task.head_dim, task.head_dim,
-        [&](int t) { return q + (t < count ? t : count - 1) * task.row_stride; });
-    KVSCOPE_UNROLL
-    for (int t = 0; t < R; ++t) {
-      if (R > 1 && t >= count) {
-        break;
-      }
-      Floats low = logit(dots.low[t], task.rule);
-      Floats high = logit(dots.high[t], task.rule);
-      if (task.bias != nullptr) {
-        low += load(task.bias + tile_first);
-        high += load(task.bias + tile_first + width);
-      }
-      const int first = task.first_visible[first_row + t] - tile_first;
-      const int end = task.end_visible[first_row + t] - tile_first;
-      if (first > 0 || end < tile_keys) {
-        low = select(visible_lanes(0, first, end), low, hidden);
-        high = select(visible_lanes(width, first, end), high, hidden);
-      }
-      store(logits + t * stripe_keys + key, low);
-      store(logits + t * stripe_keys + key + width, high);
+    dot_rows<R>(task.packed + static_cast<std::int64_t>(tile_first) * task.head_dim, task.head_dim,
+                q, task.row_stride, count, logits + key, stripe_keys);
+    for (int t = 0; t < count; ++t) {
+      finish_logits(task, first_row + t, tile_first, logits + t * stripe_keys + key);
     }
   }
 }
@@ -72,10 +69,9 @@ inline float stripe_softmax(float* logits, int keys, float& largest, float& sum)
 
 /// output[row][channel .. channel + V * width) += weights[row] * values over the stripe.
 template <int R, int V>
-inline __attribute__((always_inline)) void add_values(const float* weights, const float* values,
-                                                      std::int64_t value_stride, int keys,
-                                                      float* output, std::int64_t output_stride,
-                                                      int count) {
+__attribute__((noinline)) void add_values(const float* weights, const float* values,
+                                          std::int64_t value_stride, int keys, float* output,
+                                          std::int64_t output_stride, int count) {
   Floats sums[R][V];
   KVSCOPE_UNROLL
   for (int t = 0; t < R; ++t) {

@@ -5,36 +5,39 @@
 
 namespace kvscope::tile::KVSCOPE_TILE_ISA {
 
-/// Dot products of R query rows with one tile of packed keys, in registers.
+/// Dot products of up to R query rows with one tile of packed keys: out [count][2 * width], rows
+/// `out_stride` apart. A function of its own, so that all registers are the sums'.
 template <int R>
-struct Dots {
+__attribute__((noinline)) void dot_rows(const float* packed, int head_dim, const float* queries,
+                                        std::int64_t row_stride, int count, float* out,
+                                        std::int64_t out_stride) {
+  const float* q[R];
   Floats low[R];
   Floats high[R];
-};
-
-/// `row(t)` points at query row t of the tile.
-template <int R, typename Row>
-inline __attribute__((always_inline)) Dots<R> dot_products(const float* packed, int head_dim,
-                                                           const Row& row) {
-  Dots<R> dots;
-  const float* q[R];
   KVSCOPE_UNROLL
   for (int t = 0; t < R; ++t) {
-    q[t] = row(t);
-    dots.low[t] = Floats{};
-    dots.high[t] = Floats{};
+    q[t] = queries + (t < count ? t : count - 1) * row_stride;
+    low[t] = Floats{};
+    high[t] = Floats{};
   }
   for (int d = 0; d < head_dim; ++d) {
-    const Floats low = load(packed + static_cast<std::int64_t>(d) * tile_keys);
-    const Floats high = load(packed + static_cast<std::int64_t>(d) * tile_keys + width);
+    const Floats key_low = load(packed);
+    const Floats key_high = load(packed + width);
+    packed += tile_keys;
     KVSCOPE_UNROLL
     for (int t = 0; t < R; ++t) {
       const Floats x = broadcast(q[t][d]);
-      dots.low[t] += x * low;
-      dots.high[t] += x * high;
+      low[t] += x * key_low;
+      high[t] += x * key_high;
     }
   }
-  return dots;
+  KVSCOPE_UNROLL
+  for (int t = 0; t < R; ++t) {
+    if (t < count) {
+      store(out + t * out_stride, low[t]);
+      store(out + t * out_stride + width, high[t]);
+    }
+  }
 }
 
 inline __attribute__((always_inline)) Floats logit(Floats dot, const LogitRule& rule) {

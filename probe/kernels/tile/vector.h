@@ -30,10 +30,14 @@ inline void store(float* to, Floats value) {
   *reinterpret_cast<LooseFloats*>(to) = value;
 }
 inline Floats broadcast(float value) {
-  return Floats{} + value;
+  return value - Floats{};  // x - 0 is x for every x, and folds away
 }
 inline Floats select(Ints mask, Floats yes, Floats no) {
   return mask ? yes : no;
+}
+/// As the instructions have it: b where either is NaN.
+inline Floats smaller(Floats a, Floats b) {
+  return a < b ? a : b;
 }
 inline Floats larger(Floats a, Floats b) {
   return a > b ? a : b;
@@ -68,10 +72,7 @@ inline float max_of_lanes(Floats value) {
 
 /// 2^x within 8e-8 relative; 0 below -126.5, held at 2^127 above; NaN stays NaN.
 inline Floats exp2_fast(Floats x) {
-  const Floats low = broadcast(-127.0f);
-  const Floats high = broadcast(127.0f);
-  x = x < low ? low : x;
-  x = x > high ? high : x;
+  x = smaller(broadcast(127.0f), larger(broadcast(-127.0f), x));
   const Floats magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Floats shifted = x + magic;
   const Floats f = x - (shifted - magic);
