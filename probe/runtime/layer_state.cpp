@@ -1,0 +1,164 @@
+#include "layer_state.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+namespace kvscope::detail {
+
+LayerState::LayerState(int kv_heads, int head_dim, int capacity, const at::TensorOptions& options)
+    : heads_(static_cast<std::size_t>(kv_heads)),
+      keys_(at::zeros({kv_heads, capacity, head_dim}, options)),
+      values_(at::zeros({kv_heads, capacity, head_dim}, options)) {}
+
+int LayerState::length(int kv_head) const {
+  return static_cast<int>(heads_[static_cast<std::size_t>(kv_head)].token.size());
+}
+
+int LayerState::longest() const {
+  std::size_t slots = 0;
+  for (const Head& head : heads_) {
+    slots = std::max(slots, head.token.size());
+  }
+  return static_cast<int>(slots);
+}
+
+bool LayerState::uniform() const {
+  return std::all_of(heads_.begin(), heads_.end(), [this](const Head& head) {
+    return head.token.size() == heads_.front().token.size();
+  });
+}
+
+std::int64_t LayerState::live_bytes() const {
+  std::int64_t slots = 0;
+  for (const Head& head : heads_) {
+    slots += static_cast<std::int64_t>(head.token.size());
+  }
+  return slots * 2 * keys_.size(2) * static_cast<std::int64_t>(keys_.element_size());
+}
+
+void LayerState::reserve(int count) {
+  const std::int64_t live = longest();
+  const std::int64_t capacity = keys_.size(1);
+  if (live + count <= capacity) {
+    return;
+  }
+  const std::int64_t larger = std::max(live + count, capacity + capacity / 2 + 64);
+  const auto grow = [&](at::Tensor& tensor) {
+    at::Tensor grown = at::zeros({tensor.size(0), larger, tensor.size(2)}, tensor.options());
+    grown.narrow(1, 0, live).copy_(tensor.narrow(1, 0, live));
+    tensor = grown;
+  };
+  grow(keys_);
+  grow(values_);
+}
+
+at::Tensor LayerState::next_keys(int kv_head, int count) const {
+  return keys_.select(0, kv_head).narrow(0, length(kv_head), count);
+}
+
+at::Tensor LayerState::next_values(int kv_head, int count) const {
+  return values_.select(0, kv_head).narrow(0, length(kv_head), count);
+}
+
+void LayerState::append(int first_token, std::span<const std::int32_t> positions) {
+  for (Head& head : heads_) {
+    for (std::size_t row = 0; row < positions.size(); ++row) {
+      head.token.push_back(first_token + static_cast<int>(row));
+      head.position.push_back(positions[row]);
+      head.multiplicity.push_back(1.0f);
+    }
+  }
+}
+
+void LayerState::drop_newest(int count) {
+  for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
+    Head& head = heads_[static_cast<std::size_t>(kv_head)];
+    const auto live = head.token.size() - static_cast<std::size_t>(count);
+    head.token.resize(live);
+    head.position.resize(live);
+    head.multiplicity.resize(live);
+    next_keys(kv_head, count).zero_();
+    next_values(kv_head, count).zero_();
+  }
+}
+
+at::Tensor LayerState::keys() const {
+  return keys_.narrow(1, 0, longest());
+}
+
+at::Tensor LayerState::values() const {
+  return values_.narrow(1, 0, longest());
+}
+
+at::Tensor LayerState::multiplicity() const {
+  if (!merged_) {
+    return {};
+  }
+  const SlotTable table = slots();
+  at::Tensor counts = at::empty({kv_heads(), table.slots}, at::kFloat);
+  std::copy(table.multiplicity.begin(), table.multiplicity.end(), counts.mutable_data_ptr<float>());
+  return counts.to(keys_.device());
+}
+
+at::Tensor LayerState::lengths() const {
+  if (uniform()) {
+    return {};
+  }
+  at::Tensor live = at::empty({kv_heads()}, at::kInt);
+  for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
+    live.mutable_data_ptr<int>()[kv_head] = length(kv_head);
+  }
+  return live.to(keys_.device());
+}
+
+SlotTable LayerState::slots() const {
+  SlotTable table;
+  table.kv_heads = kv_heads();
+  table.slots = longest();
+  const auto cells =
+      static_cast<std::size_t>(table.kv_heads) * static_cast<std::size_t>(table.slots);
+  table.token.assign(cells, -1);
+  table.position.assign(cells, 0);
+  table.multiplicity.assign(cells, 0.0f);
+  for (int kv_head = 0; kv_head < table.kv_heads; ++kv_head) {
+    const Head& head = heads_[static_cast<std::size_t>(kv_head)];
+    const auto at = static_cast<std::ptrdiff_t>(table.cell(kv_head, 0));
+    table.length.push_back(static_cast<int>(head.token.size()));
+    std::copy(head.token.begin(), head.token.end(), table.token.begin() + at);
+    std::copy(head.position.begin(), head.position.end(), table.position.begin() + at);
+    std::copy(head.multiplicity.begin(), head.multiplicity.end(), table.multiplicity.begin() + at);
+  }
+  return table;
+}
+
+void LayerState::replace(const LayerCache& cache) {
+  const SlotTable& table = cache.slots;
+  for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
+    Head& head = heads_[static_cast<std::size_t>(kv_head)];
+    const auto first = static_cast<std::ptrdiff_t>(table.cell(kv_head, 0));
+    const auto last = first + table.length[static_cast<std::size_t>(kv_head)];
+    head.token.assign(table.token.begin() + first, table.token.begin() + last);
+    head.position.assign(table.position.begin() + first, table.position.begin() + last);
+    head.multiplicity.assign(table.multiplicity.begin() + first, table.multiplicity.begin() + last);
+  }
+  merged_ = !table.unmerged();
+  cut_ = true;
+  const auto with_room = [&](const at::Tensor& rows) {
+    at::Tensor roomy = at::zeros({rows.size(0), table.slots + 64, rows.size(2)}, keys_.options());
+    roomy.narrow(1, 0, table.slots).copy_(rows.narrow(1, 0, table.slots));
+    return roomy;
+  };
+  keys_ = with_room(cache.keys);
+  values_ = with_room(cache.values);
+}
+
+LayerState LayerState::clone() const {
+  LayerState copy = *this;
+  copy.keys_ = keys_.clone();
+  copy.values_ = values_.clone();
+  return copy;
+}
+
+}  // namespace kvscope::detail

@@ -1,0 +1,146 @@
+#include "layer_statistics.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "attention_rows.h"
+#include "kvscope/kernels/attention_stats.h"
+
+namespace kvscope::detail {
+namespace {
+
+at::Tensor clone_of(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.clone() : tensor;
+}
+
+/// `tensor` with at least `slots` columns, new ones zero.
+void widen(at::Tensor& tensor, std::int64_t query_heads, std::int64_t slots, at::Device device) {
+  if (tensor.defined() && tensor.size(1) >= slots) {
+    return;
+  }
+  at::Tensor wider = at::zeros({query_heads, slots + slots / 4 + 16},
+                               at::TensorOptions(at::kFloat).device(device));
+  if (tensor.defined()) {
+    wider.narrow(1, 0, tensor.size(1)).copy_(tensor);
+  }
+  tensor = wider;
+}
+
+/// Column statistics of the pass over a cache in which slot = token: the two-pass kernel.
+void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
+              const ModelShape& shape, int layer) {
+  AttentionStatsOptions options;
+  options.scale = shape.attention_scale;
+  options.softcap = shape.logit_softcap;
+  options.window = shape.window_of(layer);
+  options.first_query = state.longest() - static_cast<int>(pass.queries.size(1));
+  options.entropy = false;
+  options.last_query = false;
+  const AttentionStats stats =
+      attention_stats(pass.queries, state.keys().to(at::kFloat), pass.lse, options);
+  const std::int64_t slots = stats.sum.size(1);
+  statistics.sum.narrow(1, 0, slots).add_(stats.sum);
+  statistics.sum_squares.narrow(1, 0, slots).add_(stats.sum_squares);
+  at::Tensor max = statistics.max.narrow(1, 0, slots);
+  at::maximum_out(max, max, stats.max);
+}
+
+/// The same over a cut cache: rows of probabilities, a block of queries at a time.
+void add_cut(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
+             const ModelShape& shape, int layer) {
+  constexpr std::int64_t block = 128;
+  const std::int64_t rows = pass.queries.size(1);
+  for (std::int64_t first = 0; first < rows; first += block) {
+    const std::int64_t count = std::min(block, rows - first);
+    const std::vector<std::int32_t> positions(pass.positions.begin() + first,
+                                              pass.positions.begin() + first + count);
+    const at::Tensor probability =
+        attention_rows(pass.queries.narrow(1, first, count), positions, state, shape, layer);
+    const std::int64_t slots = probability.size(2);
+    statistics.sum.narrow(1, 0, slots).add_(probability.sum(1));
+    statistics.sum_squares.narrow(1, 0, slots).add_(probability.square().sum(1));
+    at::Tensor max = statistics.max.narrow(1, 0, slots);
+    at::maximum_out(max, max, probability.amax(1));
+  }
+}
+
+}  // namespace
+
+LayerStatistics LayerStatistics::clone() const {
+  LayerStatistics copy = *this;
+  copy.queries = clone_of(queries);
+  copy.lse = clone_of(lse);
+  copy.sum = clone_of(sum);
+  copy.sum_squares = clone_of(sum_squares);
+  copy.max = clone_of(max);
+  return copy;
+}
+
+void remember_queries(LayerStatistics& statistics, const StatisticsPass& pass, int window) {
+  const auto rows = static_cast<int>(pass.queries.size(1));
+  const int fresh = std::min(rows, window);
+  const auto old = static_cast<int>(statistics.positions.size());
+  const int kept = std::min(old, window - fresh);
+  at::Tensor queries = pass.queries.narrow(1, rows - fresh, fresh);
+  at::Tensor lse = pass.lse.narrow(1, pass.lse.size(1) - fresh, fresh);
+  if (kept > 0) {
+    queries = at::cat({statistics.queries.narrow(1, old - kept, kept), queries}, 1);
+    lse = at::cat({statistics.lse.narrow(1, old - kept, kept), lse}, 1);
+  } else {
+    queries = queries.clone();
+    lse = lse.clone();
+  }
+  statistics.queries = queries;
+  statistics.lse = lse;
+  statistics.positions.erase(statistics.positions.begin(), statistics.positions.end() - kept);
+  statistics.positions.insert(statistics.positions.end(), pass.positions.end() - fresh,
+                              pass.positions.end());
+  statistics.queries_seen += rows;
+}
+
+void add_columns(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
+                 const ModelShape& shape, int layer) {
+  for (at::Tensor* tensor : {&statistics.sum, &statistics.sum_squares, &statistics.max}) {
+    widen(*tensor, shape.query_heads, state.longest(), pass.queries.device());
+  }
+  if (state.uniform() && !state.merged()) {
+    add_full(statistics, pass, state, shape, layer);
+  } else {
+    add_cut(statistics, pass, state, shape, layer);
+  }
+}
+
+void follow_cut(LayerStatistics& statistics, const SlotTable& before, const SlotTable& after,
+                const ModelShape& shape) {
+  if (!statistics.sum.defined()) {
+    return;
+  }
+  at::Tensor index = at::empty({before.kv_heads, after.slots}, at::kLong);
+  at::Tensor live = at::empty({before.kv_heads, after.slots}, at::kFloat);
+  auto* slot_of = index.mutable_data_ptr<std::int64_t>();
+  float* weight = live.mutable_data_ptr<float>();
+  for (int kv_head = 0; kv_head < before.kv_heads; ++kv_head) {
+    int old_slot = 0;  // both tables are in token order
+    for (int slot = 0; slot < after.slots; ++slot) {
+      const bool real = slot < after.length[static_cast<std::size_t>(kv_head)];
+      const std::int32_t token = after.token[after.cell(kv_head, slot)];
+      while (real && before.token[before.cell(kv_head, old_slot)] != token) {
+        ++old_slot;
+      }
+      *slot_of++ = real ? old_slot : 0;
+      *weight++ = real ? 1.0f : 0.0f;
+    }
+  }
+  const at::Device device = statistics.sum.device();
+  index = index.to(device).repeat_interleave(shape.group_size(), 0);
+  live = live.to(device).repeat_interleave(shape.group_size(), 0);
+  for (at::Tensor* tensor : {&statistics.sum, &statistics.sum_squares, &statistics.max}) {
+    *tensor = tensor->gather(1, index).mul_(live);
+  }
+}
+
+}  // namespace kvscope::detail

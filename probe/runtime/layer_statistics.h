@@ -1,0 +1,47 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvscope/core/shape.h"
+#include "layer_state.h"
+
+namespace kvscope::detail {
+
+/// What a live run remembers of one layer for evidence: the newest queries, and column statistics
+/// over all queries where they were asked for. Columns are slots and follow every cut.
+struct LayerStatistics {
+  at::Tensor queries;                   ///< [query_heads, newest, head_dim] post-RoPE
+  at::Tensor lse;                       ///< [query_heads, newest] at the time of the query
+  std::vector<std::int32_t> positions;  ///< [newest]
+  int queries_seen = 0;
+  at::Tensor sum;          ///< [query_heads, slots or more]; undefined: not collected
+  at::Tensor sum_squares;  ///< likewise
+  at::Tensor max;          ///< likewise
+
+  LayerStatistics clone() const;
+};
+
+/// A pass of one layer, as statistics need it: its slots are appended to `state` already.
+struct StatisticsPass {
+  at::Tensor queries;                       ///< [query_heads, rows, head_dim]
+  at::Tensor lse;                           ///< [query_heads, rows or fewer], of the newest rows
+  std::span<const std::int32_t> positions;  ///< [rows]
+};
+
+/// Keeps the newest `window` queries.
+void remember_queries(LayerStatistics& statistics, const StatisticsPass& pass, int window);
+
+/// Adds every query of the pass to the column statistics. Needs the LSE of every row.
+void add_columns(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
+                 const ModelShape& shape, int layer);
+
+/// Follows a cut: columns of `before` are gathered to the slots of `after`, token by token. A
+/// merged slot keeps its own token's statistics only.
+void follow_cut(LayerStatistics& statistics, const SlotTable& before, const SlotTable& after,
+                const ModelShape& shape);
+
+}  // namespace kvscope::detail

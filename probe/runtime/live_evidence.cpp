@@ -1,0 +1,171 @@
+#include "live_evidence.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/stack.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "attention_rows.h"
+#include "kvscope/core/error.h"
+#include "rotation.h"
+
+namespace kvscope::detail {
+namespace {
+
+/// L1 norms of v W_O^h of one KV head's values [slots, head_dim] for its query heads, in blocks of
+/// slots, so that [slots, hidden_dim] never exists as a whole.
+at::Tensor absolute_norms(const at::Tensor& values, const at::Tensor& weights) {
+  constexpr std::int64_t block = 256;
+  at::Tensor norms = at::empty({weights.size(0), values.size(0)}, values.options());
+  for (std::int64_t first = 0; first < values.size(0); first += block) {
+    const std::int64_t count = std::min(block, values.size(0) - first);
+    const at::Tensor projected = at::matmul(values.narrow(0, first, count), weights);
+    norms.narrow(1, first, count).copy_(projected.abs().sum(-1));
+  }
+  return norms;
+}
+
+}  // namespace
+
+LiveEvidence::LiveEvidence(std::shared_ptr<const LoadedModel> model, const LayerState& state,
+                           const LayerStatistics& statistics, const Moment& moment)
+    : model_(std::move(model)),
+      state_(state),
+      statistics_(statistics),
+      moment_(moment),
+      slots_(state.slots()) {}
+
+template <typename Compute>
+at::Tensor LiveEvidence::remembered(const char* name, int argument, const Compute& compute) const {
+  const at::NoGradGuard no_grad;
+  at::Tensor& entry = memo_[{name, argument}];
+  if (!entry.defined()) {
+    entry = compute();
+  }
+  return entry;
+}
+
+at::Tensor LiveEvidence::keys(Frame frame) const {
+  return remembered("keys", static_cast<int>(frame), [&] {
+    const at::Tensor stored = state_.keys().to(at::kFloat).contiguous();
+    if (frame == Frame::post_rope) {
+      return stored;
+    }
+    std::vector<at::Tensor> heads;
+    for (int kv_head = 0; kv_head < slots_.kv_heads; ++kv_head) {
+      const std::span<const std::int32_t> positions(
+          slots_.position.data() + slots_.cell(kv_head, 0), static_cast<std::size_t>(slots_.slots));
+      const Rotation rotation = rotation_of(shape().rope, positions, stored.device());
+      heads.push_back(rotate(stored.select(0, kv_head), rotation, shape().rope, true));
+    }
+    return at::stack(heads);
+  });
+}
+
+at::Tensor LiveEvidence::values() const {
+  return remembered("values", 0, [&] { return state_.values().to(at::kFloat).contiguous(); });
+}
+
+void LiveEvidence::check_newest(int newest) const {
+  const auto kept = static_cast<int>(statistics_.positions.size());
+  KVSCOPE_CHECK(newest > 0 && newest <= kept, ErrorCode::missing_data,
+                fmt::format("the newest {} queries are needed", newest),
+                fmt::format("live run, layer {} (keeps {})", moment_.layer, kept),
+                "run a longer prompt, or keep more queries with --query-window");
+}
+
+at::Tensor LiveEvidence::queries(int newest) const {
+  check_newest(newest);
+  const auto kept = static_cast<int>(statistics_.positions.size());
+  return remembered("queries", newest, [&] {
+    return statistics_.queries.narrow(1, kept - newest, newest).contiguous();
+  });
+}
+
+at::Tensor LiveEvidence::attention(int newest) const {
+  check_newest(newest);
+  return remembered("attention", newest, [&] {
+    const std::vector<std::int32_t> positions(statistics_.positions.end() - newest,
+                                              statistics_.positions.end());
+    return attention_rows(queries(newest), positions, state_, shape(), moment_.layer);
+  });
+}
+
+at::Tensor LiveEvidence::columns(const at::Tensor& statistic, const char* name) const {
+  KVSCOPE_CHECK(statistic.defined(), ErrorCode::missing_data,
+                fmt::format("{} over all queries was not collected", name),
+                fmt::format("live run, layer {}", moment_.layer), "run the prompt with statistics");
+  return remembered(name, 0, [&] {
+    at::Tensor live = at::zeros({shape().query_heads, slots_.slots}, statistic.options());
+    const std::int64_t known = std::min<std::int64_t>(slots_.slots, statistic.size(1));
+    live.narrow(1, 0, known).copy_(statistic.narrow(1, 0, known));
+    return live;
+  });
+}
+
+at::Tensor LiveEvidence::attention_sum() const {
+  return columns(statistics_.sum, "attention_sum");
+}
+
+at::Tensor LiveEvidence::attention_sum_squares() const {
+  return columns(statistics_.sum_squares, "attention_sum_squares");
+}
+
+at::Tensor LiveEvidence::attention_max() const {
+  return columns(statistics_.max, "attention_max");
+}
+
+at::Tensor LiveEvidence::window_rows(int window) const {
+  return attention(std::min(window, statistics_.queries_seen));
+}
+
+at::Tensor LiveEvidence::window_sum(int window) const {
+  return remembered("window_sum", window, [&] { return window_rows(window).sum(1); });
+}
+
+at::Tensor LiveEvidence::window_sum_squares(int window) const {
+  return remembered("window_sum_squares", window,
+                    [&] { return window_rows(window).square().sum(1); });
+}
+
+at::Tensor LiveEvidence::last_query() const {
+  return attention(1).select(1, 0);
+}
+
+at::Tensor LiveEvidence::lse(int newest) const {
+  check_newest(newest);
+  const std::int64_t kept = statistics_.lse.size(1);
+  return remembered("lse", newest,
+                    [&] { return statistics_.lse.narrow(1, kept - newest, newest).contiguous(); });
+}
+
+at::Tensor LiveEvidence::key_norm() const {
+  return remembered("key_norm", 0,
+                    [&] { return at::linalg_vector_norm(keys(Frame::post_rope), 2, {-1}); });
+}
+
+at::Tensor LiveEvidence::projected_value_norm(int order) const {
+  KVSCOPE_CHECK(order == 1 || order == 2, ErrorCode::usage, fmt::format("norm of order {}", order),
+                "projected_value_norm", "use 1 or 2");
+  return remembered("projected_value_norm", order, [&] {
+    const int group = shape().group_size();
+    const at::Tensor weights = order == 2 ? output_factor() : output_weights();
+    at::Tensor norms = at::empty({shape().query_heads, slots_.slots}, values().options());
+    for (int kv_head = 0; kv_head < shape().kv_heads; ++kv_head) {
+      const at::Tensor head_values = values().select(0, kv_head);
+      const at::Tensor head_weights = weights.narrow(0, kv_head * group, group);
+      norms.narrow(0, kv_head * group, group)
+          .copy_(order == 1
+                     ? absolute_norms(head_values, head_weights)
+                     : at::linalg_vector_norm(at::matmul(head_values, head_weights), 2, {-1}));
+    }
+    return norms;
+  });
+}
+
+}  // namespace kvscope::detail

@@ -1,0 +1,356 @@
+#include "kvscope/runtime/live_run.h"
+
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "forward.h"
+#include "kvscope/core/error.h"
+#include "kvscope/kernels/apply_decision.h"
+#include "kvscope/model/tokenizer.h"
+#include "layer_statistics.h"
+#include "live_evidence.h"
+
+namespace kvscope {
+namespace detail {
+namespace {
+
+void check_form(const CacheForm& form) {
+  const char* name = nullptr;
+  if (form.keys == Frame::pre_rope) {
+    name = "pre-RoPE keys";
+  } else if (form.positions == CacheForm::Positions::cache_index) {
+    name = "positions by cache index";
+  } else if (form.positions == CacheForm::Positions::multiplicity) {
+    name = "positions by multiplicity";
+  } else if (form.values == CacheForm::Values::sum) {
+    name = "summed values";
+  }
+  KVSCOPE_CHECK(
+      name == nullptr, ErrorCode::unsupported,
+      fmt::format("a live cache cannot be stored with {}", name), "apply",
+      "use a method whose cache keeps post-RoPE keys, original positions and mean values");
+}
+
+class LiveRunOnModel final : public LiveRun {
+ public:
+  LiveRunOnModel(std::shared_ptr<const LoadedModel> model, TokenTable prompt,
+                 LiveRunOptions options)
+      : model_(std::move(model)), tokens_(std::move(prompt)), options_(std::move(options)) {
+    const at::TensorOptions storage = model_->embedding().options();
+    for (int layer = 0; layer < shape().layers; ++layer) {
+      layers_.emplace_back(shape().kv_heads, shape().head_dim, tokens_.prompt_tokens + 64, storage);
+    }
+    statistics_.resize(layers_.size());
+  }
+
+  const ModelShape& shape() const override { return model_->shape(); }
+  const TokenTable& tokens() const override { return tokens_; }
+  int tokens_seen() const override { return seen_; }
+  int step() const override { return step_; }
+  bool live() const override { return true; }
+  std::string capture_hash() const override {
+    return sequence_hash(model_->file().hash(), tokens_);
+  }
+  std::string model_name() const override { return model_->config().name; }
+
+  std::unique_ptr<LayerEvidence> layer(int layer) override {
+    KVSCOPE_CHECK(layer >= 0 && layer < shape().layers, ErrorCode::usage,
+                  fmt::format("layer {}", layer), "live run",
+                  fmt::format("layers are 0 to {}", shape().layers - 1));
+    const auto index = static_cast<std::size_t>(layer);
+    const Moment moment{layer, seen_, step_, step_ == 0 ? Phase::prefill : Phase::decode};
+    return std::make_unique<LiveEvidence>(model_, layers_[index], statistics_[index], moment);
+  }
+
+  void forward(std::span<const std::int32_t> token_ids, const ForwardRequest& request) override;
+  void apply(const Decision& decision) override;
+  at::Tensor logits() override;
+  void prefill(bool statistics, Recorder* recorder) override;
+  void decode(std::int32_t token, Recorder* recorder) override;
+  std::unique_ptr<LiveRun> fork() const override;
+  std::int64_t cache_bytes() const override;
+  at::Tensor prompt_logits() override;
+
+ private:
+  /// What is done with a pass besides computing it.
+  struct Use {
+    bool statistics = false;
+    bool remember = true;  ///< queries for evidence
+    Recorder* recorder = nullptr;
+    bool decode = false;
+    int tokens_total = 0;
+  };
+  at::Tensor pass(const PassInput& input, const Use& use);
+  void watch_layer(const LayerPass& seen, const PassInput& input, const Use& use);
+  void append_tokens(std::span<const std::int32_t> ids);
+  void check_room(std::size_t more) const;
+  std::vector<std::int32_t> next_positions(std::size_t count) const;
+  std::vector<std::int32_t> next_prompt_chunk() const;
+
+  std::shared_ptr<const LoadedModel> model_;
+  TokenTable tokens_;
+  LiveRunOptions options_;
+  std::vector<LayerState> layers_;
+  std::vector<LayerStatistics> statistics_;
+  at::Tensor logits_;
+  int seen_ = 0;
+  int step_ = 0;
+};
+
+void LiveRunOnModel::check_room(std::size_t more) const {
+  const auto wanted = static_cast<std::int64_t>(seen_) + static_cast<std::int64_t>(more);
+  KVSCOPE_CHECK(wanted <= model_->config().context_length, ErrorCode::usage,
+                fmt::format("{} tokens do not fit the model's context of {}", wanted,
+                            model_->config().context_length),
+                model_->config().name, "shorten the prompt or ask for fewer new tokens");
+}
+
+/// Positions of the next tokens: those of the table, continued by counting.
+std::vector<std::int32_t> LiveRunOnModel::next_positions(std::size_t count) const {
+  std::vector<std::int32_t> positions;
+  for (std::size_t row = 0; row < count; ++row) {
+    const std::size_t token = static_cast<std::size_t>(seen_) + row;
+    positions.push_back(token < tokens_.position.size() ? tokens_.position[token]
+                        : positions.empty()             ? tokens_.position.back() + 1
+                                                        : positions.back() + 1);
+  }
+  return positions;
+}
+
+void LiveRunOnModel::append_tokens(std::span<const std::int32_t> ids) {
+  const std::vector<std::int32_t> positions = next_positions(ids.size());
+  const std::shared_ptr<const Tokenizer> tokenizer = model_->file().tokenizer();
+  for (std::size_t row = 0; row < ids.size(); ++row) {
+    if (seen_ + static_cast<int>(row) < tokens_.size()) {
+      continue;  // a token of the prompt
+    }
+    tokens_.append(ids[row], positions[row], Segment::generated,
+                   tokenizer == nullptr ? std::string() : tokenizer->piece(ids[row]));
+  }
+  seen_ += static_cast<int>(ids.size());
+}
+
+void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, const Use& use) {
+  const auto index = static_cast<std::size_t>(seen.layer);
+  const LayerState& state = layers_[index];
+  const StatisticsPass pass{seen.queries, seen.lse, input.positions};
+  if (use.remember) {
+    remember_queries(statistics_[index], pass, options_.statistics_window);
+  }
+  if (use.statistics) {
+    add_columns(statistics_[index], pass, state, shape(), seen.layer);
+  }
+  if (use.recorder != nullptr && use.recorder->wants(seen.layer)) {
+    const LayerRecord record{seen.layer,
+                             input.first_token,
+                             seen.queries,
+                             state.keys().to(at::kFloat),
+                             state.values().to(at::kFloat),
+                             seen.keys_pre_rope,
+                             seen.lse};
+    if (use.decode) {
+      use.recorder->decode_layer(step_ + 1, record);
+    } else {
+      use.recorder->prefill_layer(record);
+    }
+  }
+}
+
+at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
+  const at::NoGradGuard no_grad;
+  KVSCOPE_CHECK(use.recorder == nullptr || !layers_.front().cut(), ErrorCode::unsupported,
+                "a run whose cache was cut cannot be recorded", "live run",
+                "capture the full run, and decide on the capture");
+  PassWatch watch;
+  watch.stop = options_.stop;
+  if (use.remember || use.statistics || use.recorder != nullptr) {
+    watch.layer = [&](const LayerPass& seen) { watch_layer(seen, input, use); };
+    watch.rows = [&](int layer, int rows) {
+      const bool all = use.statistics || (use.recorder != nullptr && use.recorder->wants(layer));
+      return all ? rows : std::min(rows, options_.statistics_window);
+    };
+  }
+  if (options_.progress) {
+    watch.progress = [&](int layer) {
+      const auto done = static_cast<std::int64_t>(input.ids.size()) * (layer + 1) / shape().layers;
+      options_.progress(seen_ + static_cast<int>(done), use.tokens_total, layer);
+    };
+  }
+  try {
+    return run_pass(*model_, layers_, input, watch);
+  } catch (...) {
+    // Layers already seen have counted queries that are gone again.
+    statistics_.assign(layers_.size(), {});
+    throw;
+  }
+}
+
+std::vector<std::int32_t> LiveRunOnModel::next_prompt_chunk() const {
+  const int left = tokens_.prompt_tokens - seen_;
+  const int count = options_.prefill_chunk > 0 ? std::min(options_.prefill_chunk, left) : left;
+  return {tokens_.id.begin() + seen_, tokens_.id.begin() + seen_ + count};
+}
+
+void LiveRunOnModel::prefill(bool statistics, Recorder* recorder) {
+  KVSCOPE_CHECK(seen_ == 0, ErrorCode::usage, "the prompt was run already", "prefill",
+                "start another run");
+  while (seen_ < tokens_.prompt_tokens) {
+    const std::vector<std::int32_t> ids = next_prompt_chunk();
+    const std::vector<std::int32_t> positions = next_positions(ids.size());
+    const at::Tensor hidden =
+        pass({ids, positions, seen_}, {statistics, true, recorder, false, tokens_.prompt_tokens});
+    append_tokens(ids);
+    if (seen_ == tokens_.prompt_tokens) {
+      logits_ = head_logits(*model_, hidden)[0];
+    }
+  }
+}
+
+void LiveRunOnModel::decode(std::int32_t token, Recorder* recorder) {
+  KVSCOPE_CHECK(seen_ >= tokens_.prompt_tokens, ErrorCode::usage, "the prompt was not run yet",
+                "decode", "call prefill first");
+  KVSCOPE_CHECK(token >= 0 && token < shape().vocabulary, ErrorCode::usage,
+                fmt::format("token id {}", token), "decode",
+                fmt::format("ids are 0 to {}", shape().vocabulary - 1));
+  check_room(1);
+  const std::vector<std::int32_t> ids = {token};
+  const std::vector<std::int32_t> positions = next_positions(1);
+  const bool statistics = statistics_.front().sum.defined();
+  const at::Tensor hidden =
+      pass({ids, positions, seen_}, {statistics, true, recorder, true, seen_ + 1});
+  append_tokens(ids);
+  ++step_;
+  logits_ = head_logits(*model_, hidden)[0];
+  if (recorder != nullptr) {
+    recorder->decode_step(step_, token, tokens_.text(seen_ - 1), logits_);
+  }
+}
+
+void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
+                             const ForwardRequest& request) {
+  KVSCOPE_CHECK(!token_ids.empty(), ErrorCode::usage, "no tokens to run", "forward",
+                "pass at least one token id");
+  KVSCOPE_CHECK(!request.key_gradient, ErrorCode::unsupported,
+                "gradients of keys are not computed by this runtime", "forward",
+                "use a method that needs no gradients");
+  check_room(token_ids.size());
+  const bool in_prompt = seen_ < tokens_.prompt_tokens;
+  for (std::size_t row = 0; row < token_ids.size(); ++row) {
+    const std::size_t token = static_cast<std::size_t>(seen_) + row;
+    KVSCOPE_CHECK(token_ids[row] >= 0 && token_ids[row] < shape().vocabulary, ErrorCode::usage,
+                  fmt::format("token id {}", token_ids[row]), "forward",
+                  fmt::format("ids are 0 to {}", shape().vocabulary - 1));
+    KVSCOPE_CHECK(
+        !request.append || token >= tokens_.id.size() || tokens_.id[token] == token_ids[row],
+        ErrorCode::usage, fmt::format("token {} differs from the prompt's", token), "forward",
+        "run the prompt's own tokens, in order");
+  }
+  const std::vector<std::int32_t> positions = next_positions(token_ids.size());
+  const Use use{request.append && request.statistics, request.append, nullptr, !in_prompt,
+                seen_ + static_cast<int>(token_ids.size())};
+  const at::Tensor hidden = pass({token_ids, positions, seen_}, use);
+  if (request.append) {
+    append_tokens(token_ids);
+    step_ += in_prompt ? 0 : 1;
+  } else {
+    for (LayerState& layer : layers_) {
+      layer.drop_newest(static_cast<int>(token_ids.size()));
+    }
+  }
+  const at::NoGradGuard no_grad;
+  logits_ = head_logits(*model_, hidden)[0];
+}
+
+void LiveRunOnModel::apply(const Decision& decision) {
+  const at::NoGradGuard no_grad;
+  check_form(decision.form);
+  KVSCOPE_CHECK(decision.kv_heads == shape().kv_heads && decision.tokens <= seen_, ErrorCode::usage,
+                "the decision was made for another run", "apply",
+                "decide on this run, or on a capture of the same prompt and model");
+  // A cache that was cut before has the earlier events in it already.
+  const int event = layers_.front().cut() ? static_cast<int>(decision.events.size()) - 1 : -1;
+  for (const LayerDecision& layer : decision.layers) {
+    KVSCOPE_CHECK(layer.layer >= 0 && layer.layer < shape().layers, ErrorCode::usage,
+                  fmt::format("layer {}", layer.layer), "apply",
+                  "the decision was made for another model");
+    KVSCOPE_CHECK(
+        shape().window_of(layer.layer) == 0, ErrorCode::unsupported,
+        fmt::format("layer {} has a sliding window; its cache cannot be cut", layer.layer), "apply",
+        "leave sliding-window layers whole");
+    const auto index = static_cast<std::size_t>(layer.layer);
+    LayerState& state = layers_[index];
+    const LayerCache cut = apply_decision(state.cache(), layer, decision.form, event);
+    follow_cut(statistics_[index], state.slots(), cut.slots, shape());
+    state.replace(cut);
+  }
+}
+
+at::Tensor LiveRunOnModel::logits() {
+  KVSCOPE_CHECK(logits_.defined(), ErrorCode::missing_data, "there are no logits yet", "live run",
+                "run the prompt first");
+  return logits_;
+}
+
+std::unique_ptr<LiveRun> LiveRunOnModel::fork() const {
+  const at::NoGradGuard no_grad;
+  auto copy = std::make_unique<LiveRunOnModel>(*this);
+  for (LayerState& layer : copy->layers_) {
+    layer = layer.clone();
+  }
+  for (LayerStatistics& statistics : copy->statistics_) {
+    statistics = statistics.clone();
+  }
+  return copy;
+}
+
+std::int64_t LiveRunOnModel::cache_bytes() const {
+  std::int64_t bytes = 0;
+  for (const LayerState& layer : layers_) {
+    bytes += layer.live_bytes();
+  }
+  return bytes;
+}
+
+at::Tensor LiveRunOnModel::prompt_logits() {
+  const at::NoGradGuard no_grad;
+  LiveRunOnModel fresh(model_, tokens_, options_);
+  const auto prompt = static_cast<std::size_t>(tokens_.prompt_tokens);
+  const std::vector<std::int32_t> ids(tokens_.id.begin(),
+                                      tokens_.id.begin() + tokens_.prompt_tokens);
+  const std::vector<std::int32_t> positions = fresh.next_positions(prompt);
+  const Use use{false, false, nullptr, false, tokens_.prompt_tokens};
+  return head_logits(*model_, fresh.pass({ids, positions, 0, true}, use));
+}
+
+}  // namespace
+}  // namespace detail
+
+std::unique_ptr<LiveRun> LiveRun::start(std::shared_ptr<const Model> model, TokenTable prompt,
+                                        LiveRunOptions options) {
+  const auto loaded = std::dynamic_pointer_cast<const detail::LoadedModel>(model);
+  KVSCOPE_CHECK(loaded != nullptr, ErrorCode::usage, "no loaded model", "LiveRun::start",
+                "use Model::load");
+  const ModelConfig& config = loaded->config();
+  KVSCOPE_CHECK(prompt.prompt_tokens > 0 && prompt.prompt_tokens == prompt.size(), ErrorCode::usage,
+                "the prompt is empty", "prompt", "give it some text");
+  KVSCOPE_CHECK(prompt.prompt_tokens <= config.context_length, ErrorCode::usage,
+                fmt::format("the prompt has {} tokens, the model's context {}",
+                            prompt.prompt_tokens, config.context_length),
+                config.name, "shorten the prompt");
+  KVSCOPE_CHECK(
+      prompt.position.size() == prompt.id.size() &&
+          std::all_of(prompt.id.begin(), prompt.id.end(),
+                      [&](std::int32_t id) { return id >= 0 && id < config.shape.vocabulary; }),
+      ErrorCode::usage,
+      fmt::format("a token id lies outside the vocabulary of {}", config.shape.vocabulary),
+      "prompt", "tokenize with this model's tokenizer");
+  KVSCOPE_CHECK(options.prefill_chunk >= 0 && options.statistics_window > 0, ErrorCode::usage,
+                fmt::format("prefill chunk {}, statistics window {}", options.prefill_chunk,
+                            options.statistics_window),
+                "run options", "use a chunk >= 0 (0 = one pass) and a window >= 1");
+  return std::make_unique<detail::LiveRunOnModel>(loaded, std::move(prompt), std::move(options));
+}
+
+}  // namespace kvscope

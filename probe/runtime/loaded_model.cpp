@@ -1,0 +1,200 @@
+#include "loaded_model.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_qr.h>
+#include <ATen/ops/matmul.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <thread>
+
+#include "kvscope/core/error.h"
+#include "kvscope/kernels/attention_stats.h"
+
+namespace kvscope {
+namespace detail {
+namespace {
+
+at::Device parse_device(const std::string& text) {
+  if (text == "cpu") {
+    return at::kCPU;
+  }
+  const bool numbered = text.rfind("cuda:", 0) == 0;
+  const std::string number = numbered ? text.substr(5) : "0";
+  const bool sound = !number.empty() && number.size() <= 2 &&
+                     std::all_of(number.begin(), number.end(),
+                                 [](char digit) { return digit >= '0' && digit <= '9'; });
+  KVSCOPE_CHECK((text == "cuda" || numbered) && sound, ErrorCode::usage,
+                fmt::format("unknown device '{}'", text), "--device", "use cpu, cuda or cuda:N");
+  std::string why_not;
+  KVSCOPE_CHECK(cuda_available(&why_not), ErrorCode::unsupported,
+                fmt::format("device '{}' cannot be used: {}", text, why_not), "--device",
+                "use --device cpu, or run where a CUDA device and LibTorch's CUDA libraries are");
+  return {at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(number))};
+}
+
+at::ScalarType parse_dtype(const std::string& text) {
+  KVSCOPE_CHECK(text == "float32" || text == "bfloat16", ErrorCode::usage,
+                fmt::format("unknown dtype '{}'", text), "--dtype", "use float32 or bfloat16");
+  return text == "float32" ? at::kFloat : at::kBFloat16;
+}
+
+/// Runs `task(0) ... task(count - 1)` on up to `threads` threads; the first error is rethrown.
+template <typename Task>
+void run_tasks(int count, int threads, const Task& task) {
+  std::atomic<int> next{0};
+  std::exception_ptr failure;
+  std::mutex failure_mutex;
+  const auto work = [&] {
+    for (int index = next++; index < count; index = next++) {
+      try {
+        task(index);
+      } catch (...) {
+        const std::lock_guard lock(failure_mutex);
+        failure = failure ? failure : std::current_exception();
+        next = count;
+      }
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int thread = 1; thread < std::min(threads, count); ++thread) {
+    helpers.emplace_back(work);
+  }
+  work();
+  for (std::thread& helper : helpers) {
+    helper.join();
+  }
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+}
+
+/// One part of a fused matrix: `rows` rows of `weight`.
+struct Part {
+  Weight weight;
+  std::int64_t rows;
+};
+
+/// Reads parts one below the other into one matrix [sum of rows, columns] (or a vector where
+/// columns is 0), checking shapes against the config first.
+at::Tensor read_rows(const ModelFile& file, int layer, std::initializer_list<Part> parts,
+                     std::int64_t columns, int threads) {
+  std::int64_t rows = 0;
+  for (const Part& part : parts) {
+    const std::string where =
+        fmt::format("weight {} of layer {}", static_cast<int>(part.weight), layer);
+    KVSCOPE_CHECK(file.has(part.weight, layer), ErrorCode::corrupt_file,
+                  "the model file lacks a weight", where, "download the model again");
+    const auto [stored_rows, stored_columns] = file.weight_shape(part.weight, layer);
+    KVSCOPE_CHECK(stored_rows == part.rows && stored_columns == std::max<std::int64_t>(columns, 1),
+                  ErrorCode::corrupt_file,
+                  fmt::format("shape [{}, {}], expected [{}, {}]", stored_rows, stored_columns,
+                              part.rows, std::max<std::int64_t>(columns, 1)),
+                  where, "the file contradicts its own metadata; download it again");
+    rows += part.rows;
+  }
+  at::Tensor matrix =
+      columns == 0 ? at::empty({rows}, at::kFloat) : at::empty({rows, columns}, at::kFloat);
+  float* out = matrix.mutable_data_ptr<float>();
+  for (const Part& part : parts) {
+    const std::int64_t count = part.rows * std::max<std::int64_t>(columns, 1);
+    file.read(part.weight, layer, {out, static_cast<std::size_t>(count)}, threads);
+    out += count;
+  }
+  return matrix;
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel(std::shared_ptr<const ModelFile> file, const RuntimeOptions& options)
+    : file_(std::move(file)), options_(options) {
+  const at::NoGradGuard no_grad;
+  KVSCOPE_CHECK(file_ != nullptr, ErrorCode::usage, "no model file", "Model::load",
+                "open one first");
+  check_shape(shape(), config().name);
+  const at::Device device = parse_device(options_.device);
+  const at::ScalarType dtype = parse_dtype(options_.dtype);
+  KVSCOPE_CHECK(options_.threads >= 0, ErrorCode::usage,
+                fmt::format("{} threads", options_.threads), "--threads", "use 0 for all cores");
+  if (options_.threads == 0) {
+    options_.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+  at::set_num_threads(options_.threads);
+  load_layers(options_.threads, device, dtype);
+}
+
+void LoadedModel::load_layers(int threads, at::Device device, at::ScalarType dtype) {
+  const ModelShape& s = shape();
+  const std::int64_t hidden = s.hidden_dim;
+  const std::int64_t queries = static_cast<std::int64_t>(s.query_heads) * s.head_dim;
+  const std::int64_t keys = static_cast<std::int64_t>(s.kv_heads) * s.head_dim;
+  const std::int64_t mlp = config().mlp_dim;
+  const auto matrix = [&](int layer, std::initializer_list<Part> parts, std::int64_t columns,
+                          int readers) {
+    return read_rows(*file_, layer, parts, columns, readers).to(device, dtype);
+  };
+  const auto norm = [&](int layer, Weight weight) {
+    return read_rows(*file_, layer, {{weight, hidden}}, 0, 1).to(device);
+  };
+  embedding_ = matrix(-1, {{Weight::token_embedding, s.vocabulary}}, hidden, threads);
+  head_ = config().tied_embeddings ? embedding_
+                                   : matrix(-1, {{Weight::output, s.vocabulary}}, hidden, threads);
+  output_norm_ = norm(-1, Weight::output_norm);
+  layers_.resize(static_cast<std::size_t>(s.layers));
+  factors_.resize(layers_.size());
+  run_tasks(s.layers, threads, [&](int layer) {
+    const at::NoGradGuard no_grad;  // the mode is per thread
+    LayerWeights& weights = layers_[static_cast<std::size_t>(layer)];
+    weights.attention_norm = norm(layer, Weight::attention_norm);
+    weights.qkv =
+        matrix(layer, {{Weight::wq, queries}, {Weight::wk, keys}, {Weight::wv, keys}}, hidden, 1);
+    weights.output = matrix(layer, {{Weight::wo, hidden}}, queries, 1);
+    weights.mlp_norm = norm(layer, Weight::mlp_norm);
+    weights.gate_up = matrix(layer, {{Weight::mlp_gate, mlp}, {Weight::mlp_up, mlp}}, hidden, 1);
+    weights.down = matrix(layer, {{Weight::mlp_down, hidden}}, mlp, 1);
+  });
+}
+
+at::Tensor LoadedModel::output_weights(int layer) const {
+  const at::NoGradGuard no_grad;
+  const ModelShape& s = shape();
+  return this->layer(layer)
+      .output.view({s.hidden_dim, s.query_heads, s.head_dim})
+      .permute({1, 2, 0})
+      .to(at::kFloat)
+      .contiguous();
+}
+
+at::Tensor LoadedModel::output_factor(int layer) const {
+  const at::NoGradGuard no_grad;
+  const std::lock_guard lock(factor_mutex_);
+  at::Tensor& factor = factors_[static_cast<std::size_t>(layer)];
+  if (factor.defined()) {
+    return factor;
+  }
+  // L of W_O^h = L U is the lower Cholesky factor of W_O^h W_O^h^T: the same matrix as R^T of a QR
+  // of the transpose with a positive diagonal, ten times sooner. float64 keeps it exact.
+  const at::Tensor weights = output_weights(layer).to(at::kDouble);
+  const auto [lower, info] = at::linalg_cholesky_ex(at::matmul(weights, weights.transpose(1, 2)));
+  if (info.count_nonzero().item<std::int64_t>() == 0) {
+    factor = lower.to(at::kFloat).contiguous();
+  } else {  // a head of deficient rank: QR needs no definiteness
+    const at::Tensor upper = std::get<1>(at::linalg_qr(weights.transpose(1, 2)));
+    factor = upper.transpose(1, 2).to(at::kFloat).contiguous();
+  }
+  return factor;
+}
+
+}  // namespace detail
+
+std::shared_ptr<const Model> Model::load(std::shared_ptr<const ModelFile> file,
+                                         const RuntimeOptions& options) {
+  return std::make_shared<detail::LoadedModel>(std::move(file), options);
+}
+
+}  // namespace kvscope

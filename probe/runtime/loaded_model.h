@@ -1,0 +1,52 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kvscope/runtime/model.h"
+
+namespace kvscope::detail {
+
+/// One layer's weights as the forward pass multiplies with them. Norms are float32, matrices in the
+/// model's type.
+struct LayerWeights {
+  at::Tensor attention_norm;  ///< [hidden_dim]
+  at::Tensor qkv;             ///< [(query_heads + 2 kv_heads) * head_dim, hidden_dim]
+  at::Tensor output;          ///< [hidden_dim, query_heads * head_dim]
+  at::Tensor mlp_norm;        ///< [hidden_dim]
+  at::Tensor gate_up;         ///< [2 mlp_dim, hidden_dim]: gate rows, then up rows
+  at::Tensor down;            ///< [hidden_dim, mlp_dim]
+};
+
+/// The model behind `Model::load`.
+class LoadedModel final : public Model {
+ public:
+  LoadedModel(std::shared_ptr<const ModelFile> file, const RuntimeOptions& options);
+
+  const ModelFile& file() const override { return *file_; }
+  const RuntimeOptions& options() const override { return options_; }
+  at::Tensor output_factor(int layer) const override;
+  at::Tensor output_weights(int layer) const override;
+
+  const LayerWeights& layer(int layer) const { return layers_[static_cast<std::size_t>(layer)]; }
+  const at::Tensor& embedding() const { return embedding_; }      ///< [vocabulary, hidden_dim]
+  const at::Tensor& output_norm() const { return output_norm_; }  ///< [hidden_dim]
+  const at::Tensor& head() const { return head_; }                ///< [vocabulary, hidden_dim]
+  at::Device device() const { return embedding_.device(); }
+  at::ScalarType dtype() const { return embedding_.scalar_type(); }
+
+ private:
+  void load_layers(int threads, at::Device device, at::ScalarType dtype);
+
+  std::shared_ptr<const ModelFile> file_;
+  RuntimeOptions options_;
+  std::vector<LayerWeights> layers_;
+  at::Tensor embedding_, output_norm_, head_;
+  mutable std::mutex factor_mutex_;
+  mutable std::vector<at::Tensor> factors_;
+};
+
+}  // namespace kvscope::detail

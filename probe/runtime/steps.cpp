@@ -1,0 +1,169 @@
+#include "steps.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mean.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/silu.h>
+
+#include <vector>
+
+#include "row_loops.h"
+
+namespace kvscope::detail {
+namespace {
+
+/// Raw pointer of a tensor whose elements are float (T = float) or bfloat16 (T = Bf16).
+template <typename T>
+T* data_of(const at::Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+/// Calls `body(T{})` with the CPU element type of `tensor`.
+template <typename Body>
+void with_type(const at::Tensor& tensor, const Body& body) {
+  if (tensor.scalar_type() == at::kFloat) {
+    body(float{});
+  } else {
+    body(Bf16{});
+  }
+}
+
+/// Rows worth handing to a thread: enough elements to pay for waking it.
+std::int64_t grain(std::int64_t columns) {
+  return std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, columns));
+}
+
+/// Copies value rows of one head, `stride` elements apart, to contiguous rows.
+template <typename T>
+void copy_rows(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, T* to) {
+  for (std::int64_t row = 0; row < rows; ++row, from += stride, to += columns) {
+    std::copy(from, from + columns, to);
+  }
+}
+
+template <typename T>
+void split_on_cpu(const at::Tensor& qkv, const Rotation& rotation, const ModelShape& shape,
+                  const LayerState& state, at::Tensor& queries) {
+  const std::int64_t rows = qkv.size(0);
+  const std::int64_t stride = qkv.size(1);
+  const std::int64_t head_dim = shape.head_dim;
+  const std::int64_t dims = shape.rope.dims;
+  const float* cosine = rotation.cosine.const_data_ptr<float>();
+  const float* sine = rotation.sine.const_data_ptr<float>();
+  std::vector<T*> keys;
+  std::vector<T*> values;
+  for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+    keys.push_back(data_of<T>(state.next_keys(kv_head, static_cast<int>(rows))));
+    values.push_back(data_of<T>(state.next_values(kv_head, static_cast<int>(rows))));
+  }
+  const RowLoops<T>& loops = row_loops<T>();
+  const T* x = data_of<T>(qkv);
+  float* q = data_of<float>(queries);
+  at::parallel_for(0, rows, grain(stride), [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t count = last - first;
+    const T* row = x + first * stride;
+    const float* c = cosine + first * (dims / 2);
+    const float* s = sine + first * (dims / 2);
+    for (int head = 0; head < shape.query_heads; ++head, row += head_dim) {
+      loops.rotate_to_float(row, stride, c, s, count, dims, head_dim,
+                            q + (head * rows + first) * head_dim);
+    }
+    for (T* key : keys) {
+      loops.rotate(row, stride, c, s, count, dims, head_dim, key + first * head_dim);
+      row += head_dim;
+    }
+    for (T* value : values) {
+      copy_rows(row, stride, count, head_dim, value + first * head_dim);
+      row += head_dim;
+    }
+  });
+}
+
+void split_plain(const at::Tensor& qkv, const Rotation& rotation, const ModelShape& shape,
+                 const LayerState& state, at::Tensor& queries) {
+  const std::int64_t rows = qkv.size(0);
+  const at::Tensor heads = qkv.view({rows, -1, shape.head_dim}).transpose(0, 1);
+  const at::Tensor turned = rotate(
+      heads.narrow(0, 0, shape.query_heads + shape.kv_heads).to(at::kFloat), rotation, shape.rope);
+  queries.copy_(turned.narrow(0, 0, shape.query_heads));
+  for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+    const int key = shape.query_heads + kv_head;
+    state.next_keys(kv_head, static_cast<int>(rows)).copy_(turned.select(0, key));
+    state.next_values(kv_head, static_cast<int>(rows)).copy_(heads.select(0, key + shape.kv_heads));
+  }
+}
+
+}  // namespace
+
+at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids) {
+  at::Tensor index = at::empty({static_cast<std::int64_t>(ids.size())}, at::kInt);
+  std::copy(ids.begin(), ids.end(), index.mutable_data_ptr<int>());
+  return at::embedding(embedding, index.to(embedding.device())).to(at::kFloat);
+}
+
+void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out,
+              bool plain) {
+  if (plain || !x.device().is_cpu()) {
+    const at::Tensor factor = at::rsqrt(at::mean(at::mul(x, x), {-1}, true) + epsilon);
+    out.copy_(x * factor * weight);
+    return;
+  }
+  const std::int64_t columns = x.size(1);
+  with_type(out, [&]<typename T>(T) {
+    const float* from = x.const_data_ptr<float>();
+    const float* scale = weight.const_data_ptr<float>();
+    T* to = data_of<T>(out);
+    at::parallel_for(0, x.size(0), grain(columns), [&](std::int64_t first, std::int64_t last) {
+      row_loops<T>().rms_norm(from + first * columns, scale, static_cast<float>(epsilon),
+                              last - first, columns, to + first * columns);
+    });
+  });
+}
+
+void swiglu(const at::Tensor& gate_up, at::Tensor& out, bool plain) {
+  const std::int64_t columns = out.size(1);
+  if (plain || !gate_up.device().is_cpu()) {
+    at::mul_out(out, at::silu(gate_up.narrow(1, 0, columns)), gate_up.narrow(1, columns, columns));
+    return;
+  }
+  with_type(out, [&]<typename T>(T) {
+    const T* from = data_of<T>(gate_up);
+    T* to = data_of<T>(out);
+    at::parallel_for(0, out.size(0), grain(columns), [&](std::int64_t first, std::int64_t last) {
+      row_loops<T>().swiglu(from + first * 2 * columns, last - first, columns,
+                            to + first * columns);
+    });
+  });
+}
+
+void add_product(const at::Tensor& x, const at::Tensor& weight, at::Tensor& hidden) {
+  if (weight.scalar_type() == at::kFloat) {
+    hidden.addmm_(x, weight.t());
+    return;
+  }
+  const at::Tensor product = at::linear(x, weight);
+  if (!hidden.device().is_cpu()) {
+    hidden.add_(product);
+    return;
+  }
+  const Bf16* from = data_of<Bf16>(product);
+  float* to = hidden.mutable_data_ptr<float>();
+  at::parallel_for(0, hidden.numel(), 16384, [&](std::int64_t first, std::int64_t last) {
+    row_loops<Bf16>().add(from + first, last - first, to + first);
+  });
+}
+
+void split_heads(const at::Tensor& qkv, const Rotation& rotation, const ModelShape& shape,
+                 const LayerState& state, at::Tensor& queries, bool plain) {
+  if (plain || !qkv.device().is_cpu()) {
+    split_plain(qkv, rotation, shape, state, queries);
+    return;
+  }
+  with_type(qkv, [&]<typename T>(T) { split_on_cpu<T>(qkv, rotation, shape, state, queries); });
+}
+
+}  // namespace kvscope::detail
