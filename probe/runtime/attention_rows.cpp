@@ -48,9 +48,9 @@ at::Tensor attention_rows(const at::Tensor& queries, const std::vector<std::int3
   query_position = query_position.to(device).view({1, 1, rows, 1});
   const at::Tensor slot_position =
       slot_positions(table).to(device).view({shape.kv_heads, 1, 1, table.slots});
-  at::Tensor hidden = slot_position > query_position;
+  at::Tensor hidden = slot_position.gt(query_position);
   if (const int window = shape.window_of(layer); window > 0) {
-    hidden = hidden.logical_or(slot_position <= query_position - window);
+    hidden = hidden.logical_or(slot_position.le(query_position.sub(window)));
   }
   logits.masked_fill_(hidden, -std::numeric_limits<float>::infinity());
   const at::Tensor probability = at::nan_to_num(at::softmax(logits, -1), 0.0);

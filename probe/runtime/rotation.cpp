@@ -33,12 +33,13 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, const RopeParam
                   bool inverse) {
   const std::int64_t half = rope.dims / 2;
   const double squared = rope.attention_factor * rope.attention_factor;
-  const at::Tensor cosine = inverse ? rotation.cosine / squared : rotation.cosine;
-  const at::Tensor sine = inverse ? -rotation.sine / squared : rotation.sine;
+  const at::Tensor cosine = inverse ? rotation.cosine.div(squared) : rotation.cosine;
+  const at::Tensor sine = inverse ? rotation.sine.div(-squared) : rotation.sine;
   const at::Tensor first = x.narrow(-1, 0, half);
   const at::Tensor second = x.narrow(-1, half, half);
   const at::Tensor rest = x.narrow(-1, rope.dims, x.size(-1) - rope.dims);
-  return at::cat({first * cosine - second * sine, second * cosine + first * sine, rest}, -1);
+  return at::cat(
+      {first.mul(cosine).sub(second.mul(sine)), second.mul(cosine).add(first.mul(sine)), rest}, -1);
 }
 
 }  // namespace kvscope::detail

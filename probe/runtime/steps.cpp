@@ -108,8 +108,8 @@ at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids)
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out,
               bool plain) {
   if (plain || !x.device().is_cpu()) {
-    const at::Tensor factor = at::rsqrt(at::mean(at::mul(x, x), {-1}, true) + epsilon);
-    out.copy_(x * factor * weight);
+    const at::Tensor factor = at::rsqrt(at::mean(at::mul(x, x), {-1}, true).add(epsilon));
+    out.copy_(x.mul(factor).mul(weight));
     return;
   }
   const std::int64_t columns = x.size(1);
