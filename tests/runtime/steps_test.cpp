@@ -1,0 +1,130 @@
+#include "steps.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/sin.h>
+
+#include <cmath>
+
+#include "test_support.h"
+
+namespace kvscope::detail {
+namespace {
+
+using test::worst;
+
+/// Reproducible numbers in about [-3, 3].
+at::Tensor numbers(std::initializer_list<std::int64_t> sizes, double seed) {
+  std::int64_t count = 1;
+  for (const std::int64_t size : sizes) {
+    count *= size;
+  }
+  return at::arange(count, at::kDouble).mul(0.7321 + seed).sin().mul(3).to(at::kFloat).view(sizes);
+}
+
+TEST(Steps, RmsNormByHand) {
+  const at::Tensor x = at::ones({1, 4}).mul(2);  // mean square 4
+  at::Tensor out = at::empty({1, 4});
+  rms_norm(x, at::ones({4}).mul(3), 0, out);
+  EXPECT_LT(worst(out, at::ones({1, 4}).mul(3)), 1e-6);
+}
+
+TEST(Steps, FusedLoopsEqualThePlainOperators) {
+  for (const std::int64_t columns : {1, 7, 32, 80, 576}) {
+    for (const std::int64_t rows : {1, 3, 65}) {
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const double tolerance = type == at::kFloat ? 2e-6 : 0.04;  // two steps of bfloat16 at 3
+        const at::Tensor x = numbers({rows, columns}, 0.1);
+        const at::Tensor weight = numbers({columns}, 0.2);
+        at::Tensor fused = at::empty({rows, columns}, type);
+        at::Tensor plain = at::empty({rows, columns}, type);
+        rms_norm(x, weight, 1e-5, fused);
+        rms_norm(x, weight, 1e-5, plain, true);
+        EXPECT_LT(worst(fused, plain), tolerance) << rows << "x" << columns;
+
+        const at::Tensor gate_up = numbers({rows, 2 * columns}, 0.3).mul(4).to(type);
+        swiglu(gate_up, fused);
+        swiglu(gate_up, plain, true);
+        EXPECT_LT(worst(fused, plain), type == at::kFloat ? 3e-5 : 1.0) << rows << "x" << columns;
+      }
+    }
+  }
+}
+
+TEST(Steps, SwigluHasNoHolesAtTheEnds) {
+  at::Tensor gate_up = at::ones({1, 12});
+  const float gates[] = {-1e4f, -100.0f, -88.0f, 0.0f, 88.0f, 1e4f};
+  std::copy(std::begin(gates), std::end(gates), gate_up.mutable_data_ptr<float>());
+  at::Tensor out = at::empty({1, 6});
+  swiglu(gate_up, out);
+  const float* value = out.const_data_ptr<float>();
+  EXPECT_NEAR(value[0], 0, 1e-20);
+  EXPECT_NEAR(value[1], 0, 1e-20);
+  EXPECT_EQ(value[3], 0);
+  EXPECT_EQ(value[4], 88.0f);
+  EXPECT_EQ(value[5], 1e4f);
+}
+
+TEST(Steps, SplittingHeadsRotatesAndFillsTheCache) {
+  ModelShape shape;
+  shape.query_heads = 4;
+  shape.kv_heads = 2;
+  shape.head_dim = 10;
+  shape.rope.dims = 6;  // four channels pass through
+  shape.rope.inverse_frequency = {1.0, 0.3, 0.05};
+  shape.rope.attention_factor = 1.5;
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const double tolerance = type == at::kFloat ? 2e-6 : 0.04;
+    const at::Tensor qkv = numbers({5, 80}, 0.4).to(type);
+    const std::vector<std::int32_t> positions = {3, 4, 5, 9, 10};
+    const Rotation rotation = rotation_of(shape.rope, positions, at::kCPU);
+    LayerState fused(2, 10, 4, at::TensorOptions(type));
+    LayerState plain(2, 10, 4, at::TensorOptions(type));
+    at::Tensor fused_queries = at::empty({4, 5, 10});
+    at::Tensor plain_queries = at::empty({4, 5, 10});
+    fused.reserve(5);
+    plain.reserve(5);
+    split_heads(qkv, rotation, shape, fused, fused_queries);
+    split_heads(qkv, rotation, shape, plain, plain_queries, true);
+    fused.append(0, positions);
+    plain.append(0, positions);
+    EXPECT_LT(worst(fused_queries, plain_queries), tolerance);
+    EXPECT_LT(worst(fused.keys(), plain.keys()), tolerance);
+    EXPECT_TRUE(at::equal(fused.values(), plain.values()));
+    EXPECT_EQ(fused.longest(), 5);
+
+    // By hand: query head 1, row 0 (position 3), pair 1: channels 1 and 4, angle 0.9.
+    const float first = test::cell(qkv, {0, 11});
+    const float second = test::cell(qkv, {0, 14});
+    EXPECT_NEAR(test::cell(fused_queries, {1, 0, 1}),
+                1.5 * (first * std::cos(0.9) - second * std::sin(0.9)), 1e-5);
+    EXPECT_NEAR(test::cell(fused_queries, {1, 0, 4}),
+                1.5 * (second * std::cos(0.9) + first * std::sin(0.9)), 1e-5);
+    EXPECT_EQ(test::cell(fused_queries, {1, 0, 7}), test::cell(qkv, {0, 17}));
+    const at::Tensor back = rotate(fused_queries, rotation, shape.rope, true);
+    const at::Tensor heads = qkv.narrow(1, 0, 40).view({5, 4, 10}).transpose(0, 1);
+    EXPECT_LT(worst(back, heads.to(at::kFloat)), 2e-6);
+  }
+}
+
+TEST(LayerState, GrowsDropsAndKeepsItsRows) {
+  LayerState state(2, 3, 1, at::TensorOptions(at::kFloat));
+  const std::vector<std::int32_t> positions = {7, 8};
+  state.reserve(2);
+  state.next_keys(0, 2).fill_(1);
+  state.next_keys(1, 2).fill_(2);
+  state.append(0, positions);
+  state.reserve(200);
+  EXPECT_EQ(test::cell(state.keys(), {1, 1, 2}), 2.0f);
+  EXPECT_EQ(state.live_bytes(), 2 * 2 * 2 * 3 * 4);
+  state.drop_newest(1);
+  EXPECT_EQ(state.longest(), 1);
+  EXPECT_EQ(state.slots().position[0], 7);
+  EXPECT_EQ(state.next_keys(0, 5).abs().sum().item<float>(), 0.0f);
+  EXPECT_FALSE(state.lengths().defined());
+  EXPECT_FALSE(state.multiplicity().defined());
+}
+
+}  // namespace
+}  // namespace kvscope::detail
