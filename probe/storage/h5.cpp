@@ -1,0 +1,398 @@
+#include "h5.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <hdf5_hl.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "attributes.h"
+
+namespace kvscope::h5 {
+namespace {
+
+std::recursive_mutex& library_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+herr_t collect_reason(unsigned, const H5E_error2_t* entry, void* text) {
+  auto& reason = *static_cast<std::string*>(text);
+  const std::string part = entry->desc == nullptr ? "" : entry->desc;
+  if (reason.empty() || part.find("errno") != std::string::npos) {
+    reason = part;
+  }
+  return 0;
+}
+
+Handle float_type(std::size_t sign, std::size_t exponent_at, std::size_t exponent_bits,
+                  std::size_t mantissa_bits, std::size_t bias) {
+  Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
+  H5Tset_fields(type, sign, exponent_at, exponent_bits, 0, mantissa_bits);
+  H5Tset_precision(type, 16);
+  H5Tset_offset(type, 0);
+  H5Tset_size(type, 2);
+  H5Tset_ebias(type, bias);
+  return type;
+}
+
+herr_t collect_dataset(hid_t, const char* name, const H5O_info_t* info, void* list) {
+  if (info->type == H5O_TYPE_DATASET) {
+    static_cast<std::vector<std::string>*>(list)->emplace_back(name);
+  }
+  return 0;
+}
+
+void set_fill(hid_t properties, ElementType type) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::int32_t none = -1;
+  switch (type) {
+    case ElementType::f4:
+    case ElementType::f8:
+      H5Pset_fill_value(properties, H5T_NATIVE_FLOAT, &nan);
+      break;
+    case ElementType::f2:
+    case ElementType::bf16: {
+      const Handle stored = disk_type(type);
+      const std::uint16_t bits = type == ElementType::f2 ? 0x7E00 : 0x7FC0;
+      H5Pset_fill_value(properties, stored, &bits);
+      break;
+    }
+    case ElementType::i4:
+    case ElementType::i8:
+      H5Pset_fill_value(properties, H5T_NATIVE_INT32, &none);
+      break;
+    case ElementType::u1:
+    case ElementType::u8:
+      break;
+  }
+}
+
+}  // namespace
+
+Session::Session() : lock_(library_mutex()) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // the setting belongs to a thread
+}
+
+Handle& Handle::operator=(Handle&& other) noexcept {
+  if (this != &other) {
+    reset();
+    id_ = std::exchange(other.id_, H5I_INVALID_HID);
+    close_ = other.close_;
+  }
+  return *this;
+}
+
+bool Handle::reset() noexcept {
+  const hid_t id = std::exchange(id_, H5I_INVALID_HID);
+  return id < 0 || close_(id) >= 0;
+}
+
+void fail(ErrorCode code, const std::string& what, const std::string& object) {
+  std::string reason;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect_reason, &reason);
+  H5Eclear2(H5E_DEFAULT);
+  const bool system = reason.find("errno") != std::string::npos;
+  const bool full = reason.find("errno = 28") != std::string::npos ||
+                    reason.find("errno = 27") != std::string::npos ||
+                    reason.find("errno = 122") != std::string::npos;
+  if (full) {
+    throw Error(ErrorCode::io, "the disk (or the quota) is full", object,
+                "free some space, or choose a smaller --profile or fewer --layers");
+  }
+  throw Error(system ? ErrorCode::io : code,
+              reason.empty() ? what : fmt::format("{} (HDF5: {})", what, reason), object);
+}
+
+Handle open_file(const std::string& path) {
+  const Session session;
+  std::error_code failure;
+  KVSCOPE_CHECK(std::filesystem::exists(path, failure), ErrorCode::io, "there is no such file",
+                path, "check the name");
+  KVSCOPE_CHECK(std::filesystem::is_regular_file(path, failure), ErrorCode::io,
+                "this is not a regular file", path, "name a file");
+  const htri_t known = H5Fis_hdf5(path.c_str());
+  H5Eclear2(H5E_DEFAULT);
+  KVSCOPE_CHECK(known > 0, ErrorCode::corrupt_file, "this is not an HDF5 file", path,
+                "give a file that kvscope wrote");
+  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+  Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
+  if (!file) {
+    H5Eclear2(H5E_DEFAULT);
+    file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access), H5Fclose);
+  }
+  require(static_cast<bool>(file), ErrorCode::corrupt_file,
+          "the file cannot be opened: it is truncated or damaged", path);
+  return file;
+}
+
+Handle create_file(const std::string& path) {
+  const Session session;
+  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+  Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose);
+  require(static_cast<bool>(file), ErrorCode::io, "cannot create the file", path);
+  return file;
+}
+
+Handle disk_type(ElementType type) {
+  const auto copy = [](hid_t standard) { return Handle(H5Tcopy(standard), H5Tclose); };
+  switch (type) {
+    case ElementType::f4:
+      return copy(H5T_IEEE_F32LE);
+    case ElementType::f8:
+      return copy(H5T_IEEE_F64LE);
+    case ElementType::f2:
+      return float_type(15, 10, 5, 10, 15);
+    case ElementType::bf16:
+      return float_type(15, 7, 8, 7, 127);
+    case ElementType::i4:
+      return copy(H5T_STD_I32LE);
+    case ElementType::i8:
+      return copy(H5T_STD_I64LE);
+    case ElementType::u1:
+      return copy(H5T_STD_U8LE);
+    case ElementType::u8:
+      return copy(H5T_STD_U64LE);
+  }
+  return {};
+}
+
+ElementType element_type(hid_t type, const std::string& object) {
+  const H5T_class_t kind = H5Tget_class(type);
+  const std::size_t size = H5Tget_size(type);
+  if (kind == H5T_FLOAT && H5Tget_order(type) == H5T_ORDER_LE) {
+    if (size == 4 || size == 8) {
+      return size == 4 ? ElementType::f4 : ElementType::f8;
+    }
+    std::size_t sign = 0;
+    std::size_t exponent_at = 0;
+    std::size_t exponent_bits = 0;
+    std::size_t mantissa_at = 0;
+    std::size_t mantissa_bits = 0;
+    H5Tget_fields(type, &sign, &exponent_at, &exponent_bits, &mantissa_at, &mantissa_bits);
+    if (size == 2 && (exponent_bits == 5 || exponent_bits == 8)) {
+      return exponent_bits == 5 ? ElementType::f2 : ElementType::bf16;
+    }
+  }
+  if (kind == H5T_INTEGER) {
+    const bool is_signed = H5Tget_sign(type) == H5T_SGN_2;
+    if (size == 4 && is_signed) {
+      return ElementType::i4;
+    }
+    if (size == 8) {
+      return is_signed ? ElementType::i8 : ElementType::u8;
+    }
+    if (size == 1 && !is_signed) {
+      return ElementType::u1;
+    }
+    if (size == 4) {
+      return ElementType::i8;
+    }
+  }
+  throw Error(ErrorCode::corrupt_file, "the element type is none that kvscope writes", object);
+}
+
+std::size_t element_bytes(ElementType type) {
+  switch (type) {
+    case ElementType::f4:
+    case ElementType::i4:
+      return 4;
+    case ElementType::f2:
+    case ElementType::bf16:
+      return 2;
+    case ElementType::u1:
+      return 1;
+    case ElementType::f8:
+    case ElementType::i8:
+    case ElementType::u8:
+      return 8;
+  }
+  return 0;
+}
+
+const char* element_name(ElementType type) {
+  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16",
+                                   "int32",   "int64",   "uint8",   "uint64"};
+  return names[static_cast<std::size_t>(type)];
+}
+
+bool exists(hid_t file, const std::string& path) {
+  const Session session;
+  for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+    if (H5Lexists(file, path.substr(0, end).c_str(), H5P_DEFAULT) <= 0) {
+      H5Eclear2(H5E_DEFAULT);
+      return false;
+    }
+    if (end == std::string::npos) {
+      return true;
+    }
+  }
+}
+
+Handle open_dataset(hid_t file, const std::string& path) {
+  const Session session;
+  KVSCOPE_CHECK(exists(file, path), ErrorCode::missing_data, "the file has no such dataset",
+                "/" + path);
+  Handle dataset(H5Dopen2(file, path.c_str(), H5P_DEFAULT), H5Dclose);
+  require(static_cast<bool>(dataset), ErrorCode::corrupt_file, "the dataset cannot be opened",
+          "/" + path);
+  return dataset;
+}
+
+Extent extent(hid_t dataset, const std::string& path) {
+  const Session session;
+  const Handle space(H5Dget_space(dataset), H5Sclose);
+  const int rank = space ? H5Sget_simple_extent_ndims(space) : -1;
+  require(rank >= 0 && rank <= 8, ErrorCode::corrupt_file, "the dataset has no readable shape",
+          "/" + path);
+  std::vector<hsize_t> dims(static_cast<std::size_t>(rank));
+  require(rank == 0 || H5Sget_simple_extent_dims(space, dims.data(), nullptr) == rank,
+          ErrorCode::corrupt_file, "the dataset has no readable shape", "/" + path);
+  Extent result;
+  std::int64_t product = 1;
+  for (const hsize_t dim : dims) {
+    KVSCOPE_CHECK(
+        dim < (hsize_t{1} << 40) &&
+            (dim == 0 || product <= (std::int64_t{1} << 46) / static_cast<std::int64_t>(dim)),
+        ErrorCode::corrupt_file, "the dataset claims an impossible size", "/" + path);
+    product *= static_cast<std::int64_t>(std::max<hsize_t>(dim, 1));
+    result.push_back(static_cast<std::int64_t>(dim));
+  }
+  return result;
+}
+
+std::vector<std::string> list_datasets(hid_t file) {
+  const Session session;
+  std::vector<std::string> names;
+  require(H5Ovisit(file, H5_INDEX_NAME, H5_ITER_NATIVE, collect_dataset, &names) >= 0,
+          ErrorCode::corrupt_file, "the list of datasets cannot be read", "/");
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if (std::isnan(value)) {
+    return static_cast<std::uint16_t>((bits >> 16) | 0x40);
+  }
+  return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+Handle create_dataset(hid_t file, const DatasetSpec& spec, CreateOptions options) {
+  const Session session;
+  const std::string object = "/" + spec.path;
+  std::vector<hsize_t> dims(spec.shape.begin(), spec.shape.end());
+  std::vector<hsize_t> limits = dims;
+  Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(links, 1);
+  Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  const bool empty = elements(spec.shape) == 0;
+  if (options.grows || (!spec.chunk.empty() && !empty)) {
+    std::vector<hsize_t> chunk(dims.size(), 1);
+    for (std::size_t axis = 0; axis < dims.size(); ++axis) {
+      const hsize_t wanted =
+          axis < spec.chunk.size() ? static_cast<hsize_t>(spec.chunk[axis]) : dims[axis];
+      const hsize_t limit = options.grows && axis == 0 ? wanted : dims[axis];
+      chunk[axis] = std::max<hsize_t>(1, std::min(wanted, limit));
+    }
+    if (options.grows) {
+      limits[0] = H5S_UNLIMITED;
+    }
+    H5Pset_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
+    if (options.compress) {
+      H5Pset_shuffle(properties);
+      H5Pset_deflate(properties, 1);
+    }
+  }
+  set_fill(properties, spec.type);
+  Handle space(dims.empty()
+                   ? H5Screate(H5S_SCALAR)
+                   : H5Screate_simple(static_cast<int>(dims.size()), dims.data(), limits.data()),
+               H5Sclose);
+  const Handle type = disk_type(spec.type);
+  Handle dataset(H5Dcreate2(file, spec.path.c_str(), type, space, links, properties, H5P_DEFAULT),
+                 H5Dclose);
+  require(static_cast<bool>(dataset), ErrorCode::failed, "the dataset cannot be created", object);
+  const std::pair<const char*, const std::string&> texts[] = {
+      {"units", spec.units},     {"long_name", spec.long_name},       {"formula", spec.formula},
+      {"queries", spec.queries}, {"group_reduce", spec.group_reduce}, {"kernel", spec.kernel}};
+  for (const auto& [name, text] : texts) {
+    if (!text.empty()) {
+      set_text(dataset, name, text);
+    }
+  }
+  for (std::size_t axis = 0; axis < spec.labels.size() && axis < dims.size(); ++axis) {
+    H5DSset_label(dataset, static_cast<unsigned>(axis), spec.labels[axis].c_str());
+  }
+  return dataset;
+}
+
+void write_all(hid_t dataset, const std::string& path, hid_t memory_type, const void* values) {
+  const Session session;
+  require(H5Dwrite(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0, ErrorCode::io,
+          "the dataset cannot be written", "/" + path);
+}
+
+template <typename T>
+Handle store(hid_t file, const DatasetSpec& spec, const std::vector<T>& values) {
+  const Session session;
+  KVSCOPE_CHECK(elements(spec.shape) == static_cast<std::int64_t>(values.size()), ErrorCode::failed,
+                fmt::format("{} values for shape {}", values.size(), extent_text(spec.shape)),
+                "/" + spec.path);
+  Handle dataset = create_dataset(file, spec, {});
+  if (!values.empty()) {
+    write_all(dataset, spec.path, native<T>(), values.data());
+  }
+  return dataset;
+}
+
+template <typename T>
+std::vector<T> load(hid_t file, const std::string& path, const Extent& expected) {
+  const Session session;
+  const Handle dataset = open_dataset(file, path);
+  const Extent found = extent(dataset, path);
+  KVSCOPE_CHECK(found == expected, ErrorCode::corrupt_file,
+                fmt::format("shape {} where the file's own sizes ask for {}", extent_text(found),
+                            extent_text(expected)),
+                "/" + path);
+  const Handle type(H5Dget_type(dataset), H5Tclose);
+  element_type(type, "/" + path);
+  std::vector<T> values(static_cast<std::size_t>(elements(found)));
+  if (!values.empty()) {
+    require(H5Dread(dataset, native<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) >= 0,
+            ErrorCode::corrupt_file, "the dataset cannot be read", "/" + path);
+  }
+  return values;
+}
+
+template Handle store(hid_t, const DatasetSpec&, const std::vector<float>&);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<double>&);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::int32_t>&);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::int64_t>&);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::uint8_t>&);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::uint64_t>&);
+template std::vector<float> load(hid_t, const std::string&, const Extent&);
+template std::vector<double> load(hid_t, const std::string&, const Extent&);
+template std::vector<std::int32_t> load(hid_t, const std::string&, const Extent&);
+template std::vector<std::int64_t> load(hid_t, const std::string&, const Extent&);
+template std::vector<std::uint8_t> load(hid_t, const std::string&, const Extent&);
+
+std::int64_t elements(const Extent& extent) {
+  std::int64_t product = 1;
+  for (const std::int64_t dim : extent) {
+    product *= dim;
+  }
+  return product;
+}
+
+std::string extent_text(const Extent& extent) {
+  return fmt::format("[{}]", fmt::join(extent, ", "));
+}
+
+}  // namespace kvscope::h5
