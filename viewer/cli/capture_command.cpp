@@ -1,0 +1,264 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include "command.h"
+#include "console.h"
+#include "kvscope/capture/recorder.h"
+#include "kvscope/core/error.h"
+#include "kvscope/model/tokenizer.h"
+#include "kvscope/runtime/live_run.h"
+#include "prompt_options.h"
+
+namespace kvscope::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t default_profile_limit = std::int64_t{1} << 30;
+
+struct Options {
+  CommonOptions common;
+  PromptOptions prompt;
+  std::string model;
+  std::string output;
+  std::string profile;
+  std::string windows = "32,64";
+  std::string layers;
+  std::string dtype = "float32";
+  int chunk = 0;
+  CaptureRequest request;
+  Sampling sampling;
+};
+
+/// "0-3,7" as a sorted list. Throws Error{usage}.
+std::vector<int> parse_list(const std::string& text, const std::string& flag, int limit) {
+  std::vector<int> numbers;
+  std::stringstream items(text);
+  for (std::string item; std::getline(items, item, ',');) {
+    int first = 0;
+    int last = 0;
+    int used = 0;
+    const bool range = std::sscanf(item.c_str(), "%d-%d%n", &first, &last, &used) == 2 &&
+                       used == static_cast<int>(item.size());
+    if (!range) {
+      used = 0;
+      KVSCOPE_CHECK(std::sscanf(item.c_str(), "%d%n", &first, &used) == 1 &&
+                        used == static_cast<int>(item.size()),
+                    ErrorCode::usage, fmt::format("'{}' is neither a number nor a range", item),
+                    flag, "write for example 0-3,7");
+      last = first;
+    }
+    KVSCOPE_CHECK(first >= 0 && last >= first && last < limit, ErrorCode::usage,
+                  fmt::format("'{}' lies outside 0 to {}", item, limit - 1), flag,
+                  "choose within the range");
+    for (int number = first; number <= last; ++number) {
+      numbers.push_back(number);
+    }
+  }
+  std::sort(numbers.begin(), numbers.end());
+  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
+  return numbers;
+}
+
+ElementType cache_type(const std::string& dtype) {
+  return dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
+}
+
+/// The asked profile, or `qkv` if it is priced under 1 GiB, else `window`.
+void choose_profile(Options& options, const ModelShape& shape, int prompt_tokens) {
+  if (!options.profile.empty()) {
+    options.request.profile = parse_profile(options.profile);
+    return;
+  }
+  options.request.profile = Profile::qkv;
+  const CapturePrice price =
+      price_capture(options.request, shape, prompt_tokens, cache_type(options.dtype));
+  if (price.disk_bytes >= default_profile_limit) {
+    say(fmt::format("profile: window (qkv would take {}; ask for it with --profile qkv)",
+                    bytes_text(price.disk_bytes)));
+    options.request.profile = Profile::window;
+  } else {
+    say(fmt::format("profile: qkv ({})", bytes_text(price.disk_bytes)));
+  }
+}
+
+void refuse_beyond_disk(const std::string& output, const CapturePrice& price) {
+  const std::filesystem::path folder = std::filesystem::absolute(output).parent_path();
+  std::error_code failure;
+  KVSCOPE_CHECK(std::filesystem::is_directory(folder, failure), ErrorCode::io,
+                "the folder of the output file does not exist", folder.string(), "create it");
+  const auto space = std::filesystem::space(folder, failure);
+  KVSCOPE_CHECK(
+      failure || static_cast<std::int64_t>(space.available) > price.disk_bytes, ErrorCode::io,
+      fmt::format("the capture takes {}, the disk has {} left", bytes_text(price.disk_bytes),
+                  bytes_text(static_cast<std::int64_t>(space.available))),
+      folder.string(), "choose --profile window or scores, or fewer --layers");
+}
+
+CaptureIndex make_index(const Options& options, const ModelFile& file, const TokenTable& prompt) {
+  CaptureIndex index;
+  const ModelConfig& config = file.config();
+  index.created_by = "kvscope " KVSCOPE_VERSION;
+  index.model_name = config.name;
+  index.model_hash = file.hash();
+  index.architecture = config.architecture;
+  index.weights_dtype = config.weights_dtype;
+  index.compute_dtype = options.dtype;
+  index.cache_dtype = options.dtype;
+  index.device = options.common.device;
+  index.shape = config.shape;
+  index.layers = options.request.layers;
+  index.windows = options.request.windows;
+  index.profile = options.request.profile;
+  index.prompt_tokens = prompt.prompt_tokens;
+  index.context_tokens = prompt.context_tokens;
+  index.tokens = prompt.prompt_tokens + options.request.new_tokens;
+  index.first_query = options.request.profile == Profile::full ? 0
+                      : options.request.profile == Profile::qkv
+                          ? std::max(0, prompt.prompt_tokens - options.request.stored_queries)
+                          : prompt.prompt_tokens;
+  index.request_json = request_json(options.request);
+  index.capture_hash = sequence_hash(index.model_hash, prompt);
+  return index;
+}
+
+/// Generates up to `new_tokens` and records each step; returns the steps taken.
+int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const Options& options) {
+  int steps = 0;
+  Progress progress("decode", "tokens");
+  for (int step = 1; step <= options.request.new_tokens; ++step) {
+    const std::int32_t token = sample(run.logits(), options.sampling, step);
+    if (tokenizer.is_end_of_generation(token)) {
+      break;
+    }
+    run.decode(token, &recorder);
+    recorder.decode_step(step, token, tokenizer.piece(token), run.logits());
+    steps = step;
+    progress.update(step, options.request.new_tokens);
+  }
+  return steps;
+}
+
+struct Timing {
+  double load = 0;
+  double prefill = 0;
+  double decode = 0;
+  double finish = 0;
+};
+
+void print_result(const Options& options, const TokenTable& prompt, int steps, const Timing& time) {
+  std::error_code failure;
+  const auto size = std::filesystem::file_size(options.output, failure);
+  const double rate = prompt.prompt_tokens / (time.prefill + time.finish);
+  if (options.common.json) {
+    print_json({{"capture", options.output},
+                {"bytes", size},
+                {"profile", profile_name(options.request.profile)},
+                {"prompt_tokens", prompt.prompt_tokens},
+                {"context_tokens", prompt.context_tokens},
+                {"steps", steps},
+                {"load_seconds", time.load},
+                {"prefill_seconds", time.prefill},
+                {"decode_seconds", time.decode},
+                {"finish_seconds", time.finish},
+                {"peak_memory_bytes", peak_memory_bytes()}});
+    return;
+  }
+  print(fmt::format(
+      "{}: {} tokens{}, profile {}, {}; prefill {:.0f} tokens/s, {:.1f} s in all", options.output,
+      prompt.prompt_tokens, steps > 0 ? fmt::format(" + {} generated", steps) : "",
+      profile_name(options.request.profile), bytes_text(static_cast<std::int64_t>(size)), rate,
+      time.load + time.prefill + time.decode + time.finish));
+}
+
+void run_capture(Options& options) {
+  use_threads(options.common.threads);
+  refuse_existing(options.output, options.request.force);
+  const auto file = open_model(options.model);
+  const auto tokenizer = file->tokenizer();
+  const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
+  const ModelShape& shape = file->config().shape;
+  options.request.windows = parse_list(options.windows, "--window", 1 << 20);
+  if (options.layers.empty()) {
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      options.request.layers.push_back(layer);
+    }
+  } else {
+    options.request.layers = parse_list(options.layers, "--layers", shape.layers);
+  }
+  choose_profile(options, shape, prompt.prompt_tokens);
+  refuse_beyond_disk(options.output, price_capture(options.request, shape, prompt.prompt_tokens,
+                                                   cache_type(options.dtype)));
+
+  Timing time;
+  auto start = Clock::now();
+  const auto model = Model::load(file, runtime_options(options.common, options.dtype));
+  time.load = seconds_since(start);
+
+  start = Clock::now();
+  Progress progress("prefill", "layer-tokens");
+  LiveRunOptions live;
+  live.prefill_chunk = options.chunk;
+  live.stop = &stop_requested();
+  live.progress = [&](int done, int total, int layer) {
+    progress.update(static_cast<double>(done) * shape.layers + layer,
+                    static_cast<double>(total) * shape.layers);
+  };
+  const auto run = LiveRun::start(model, prompt, live);
+  Recorder recorder(
+      options.output, options.request, make_index(options, *file, prompt), prompt,
+      [&](int layer) { return model->output_factor(layer); },
+      [&](int layer) { return model->output_weights(layer); });
+  run->prefill(false, &recorder);
+  time.prefill = seconds_since(start);
+  start = Clock::now();
+  const int steps = decode(*run, recorder, *tokenizer, options);
+  time.decode = seconds_since(start);
+  start = Clock::now();
+  recorder.finish(steps);
+  time.finish = seconds_since(start);
+  print_result(options, prompt, steps, time);
+}
+
+}  // namespace
+
+void add_capture(Program program) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = program.app.add_subcommand("capture", "Run a model and write the run down");
+  command->add_option("MODEL", options->model, "A .gguf file")->required();
+  add_prompt(*command, options->prompt);
+  command->add_option("--profile", options->profile,
+                      "window | scores | qkv | full; default: qkv if under 1 GiB, else window");
+  command->add_option("--window", options->windows, "Observation windows")->capture_default_str();
+  command->add_option("--layers", options->layers, "Layers to record, e.g. 0-3,7; default all");
+  command->add_option("--new-tokens", options->request.new_tokens, "Decode steps to record")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--temperature", options->sampling.temperature, "0 = greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command->add_option("--seed", options->sampling.seed, "Of sampling")->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Of computation")
+      ->check(CLI::IsMember({"float32", "bfloat16"}))
+      ->capture_default_str();
+  command->add_option("--chunk", options->chunk, "Prefill chunk in tokens; 0 = in one piece")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command->add_flag("--attention-maps", options->request.attention_maps,
+                    "Also store whole attention maps (priced first)");
+  command->add_flag("--compress", options->request.compress, "gzip the planes");
+  command->add_flag("--force", options->request.force, "Overwrite the output");
+  command->add_option("-o,--output", options->output, "NAME.capture.h5")->required();
+  add_common(*command, options->common);
+  command->footer(
+      "Examples:\n"
+      "  kvscope capture model.gguf -p \"Once upon a time\" -o run.capture.h5\n"
+      "  kvscope capture model.gguf -f text.txt --chat --question \"What is the code?\" \\\n"
+      "      --profile full --new-tokens 32 -o run.capture.h5");
+  command->callback([options] { run_capture(*options); });
+}
+
+}  // namespace kvscope::cli

@@ -1,0 +1,165 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "command.h"
+#include "console.h"
+#include "decision_names.h"
+#include "generation.h"
+#include "kvscope/core/error.h"
+#include "kvscope/storage/decision_file.h"
+#include "prompt_options.h"
+
+namespace kvscope::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  CommonOptions common;
+  PromptOptions prompt;
+  std::string model;
+  std::vector<std::string> methods;
+  std::vector<std::string> keeps = {"0.2"};
+  std::string dtype = "float32";
+  std::string cut_after = "prompt";
+  std::string output;
+  int chunk = 0;
+  bool force = false;
+  GenerationOptions generation;
+};
+
+std::string one_line(const std::string& text) {
+  std::string line;
+  for (const char character : text) {
+    if (character == '\n') {
+      line += "\\n";
+    } else {
+      line += character;
+    }
+  }
+  return line;
+}
+
+std::string table(const Generation& generation, const std::vector<MethodAnswer>& answers) {
+  const FullAnswer& full = generation.full();
+  std::string text = fmt::format("full cache, {}: {}\n\n{:<40} {:>8} {:>10} {:>7} {:>10}  {}\n",
+                                 bytes_text(full.cache_bytes), one_line(full.text), "method",
+                                 "keep", "cache", "differs", "KL (nats)", "answer");
+  for (const MethodAnswer& answer : answers) {
+    text += fmt::format(
+        "{:<40} {:>8} {:>10} {:>7} {:>10.4f}  {}\n", answer.method, answer.keep,
+        bytes_text(answer.cache_bytes),
+        answer.first_divergence < 0 ? "never" : fmt::format("at {}", answer.first_divergence),
+        answer.mean_divergence(), one_line(answer.text));
+  }
+  text += fmt::format(
+      "\nLive decisions, cut after the {}. KL(full || compressed) of the next token, mean over "
+      "the\n"
+      "full run's positions, the full run's tokens fed to both. 'differs': first answer token.\n",
+      answers.empty()                                                         ? "prompt"
+      : answers.front().decision.cut_tokens < answers.front().decision.tokens ? "context"
+                                                                              : "prompt");
+  return text;
+}
+
+void save(const Options& options, const nlohmann::json& answers,
+          const std::vector<MethodAnswer>& rows) {
+  make_folder(options.output);
+  const std::filesystem::path folder(options.output);
+  for (const MethodAnswer& row : rows) {
+    write_decision((folder / decision_file_name("live", row.method, row.keep)).string(),
+                   row.decision, options.force);
+  }
+  write_text_file((folder / "answers.json").string(),
+                  answers.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
+                  options.force);
+}
+
+void run_generate(const Options& options) {
+  use_threads(options.common.threads);
+  if (!options.output.empty()) {
+    refuse_existing((std::filesystem::path(options.output) / "answers.json").string(),
+                    options.force);
+  }
+  std::vector<Method> methods;
+  for (const std::string& text : options.methods) {
+    for (Method& method : parse_methods(text)) {
+      methods.push_back(std::move(method));
+    }
+  }
+  std::vector<Budget> budgets;
+  for (const std::string& keep : options.keeps) {
+    budgets.push_back(Budget::parse(keep));
+  }
+  const auto file = open_model(options.model);
+  const TokenTable prompt = read_prompt(options.prompt, *file->tokenizer());
+  const auto model = Model::load(file, runtime_options(options.common, options.dtype));
+  GenerationOptions generation_options = options.generation;
+  generation_options.cut_after_context = options.cut_after == "context";
+  Progress progress("generate", "layer-tokens");
+  LiveRunOptions live;
+  live.prefill_chunk = options.chunk;
+  live.stop = &stop_requested();
+  live.progress = [&](int done, int total, int layer) {
+    progress.update(static_cast<double>(done) * model->shape().layers + layer,
+                    static_cast<double>(total) * model->shape().layers);
+  };
+  Generation generation(model, prompt, generation_options, live);
+  std::vector<MethodAnswer> answers;
+  for (const Method& method : methods) {
+    for (const Budget& budget : budgets) {
+      answers.push_back(generation.answer(method, budget));
+    }
+  }
+  const nlohmann::json json = answers_json(file->config().name, sequence_hash(file->hash(), prompt),
+                                           generation.full(), answers);
+  if (!options.output.empty()) {
+    save(options, json, answers);
+  }
+  if (options.common.json) {
+    print_json(json);
+  } else {
+    print(table(generation, answers));
+  }
+}
+
+}  // namespace
+
+void add_generate(Program program) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = program.app.add_subcommand(
+      "generate", "One prefill, then each method on a copy of the cache, against the full one");
+  command->add_option("MODEL", options->model, "A .gguf file")->required();
+  add_prompt(*command, options->prompt);
+  command->add_option("-m,--method", options->methods, "Method text; repeatable");
+  command->add_option("--keep", options->keeps, "Budget; repeatable")->capture_default_str();
+  command->add_option("--new-tokens", options->generation.new_tokens, "Longest answer")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--cut-after", options->cut_after, "prompt, or context: before the question")
+      ->check(CLI::IsMember({"prompt", "context"}))
+      ->capture_default_str();
+  command->add_option("--temperature", options->generation.sampling.temperature, "0 = greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command->add_option("--seed", options->generation.sampling.seed, "Of sampling")
+      ->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Of computation")
+      ->check(CLI::IsMember({"float32", "bfloat16"}))
+      ->capture_default_str();
+  command->add_option("--chunk", options->chunk, "Prefill chunk in tokens; 0 = in one piece")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command->add_flag("--force", options->force, "Overwrite the output");
+  command->add_option("-o,--output", options->output,
+                      "Folder for answers.json (for `report --answers`) and the live decisions");
+  add_common(*command, options->common);
+  command->footer(
+      "Examples:\n"
+      "  kvscope generate model.gguf -f text.txt --chat --question \"What is the code?\" \\\n"
+      "      -m snapkv -m streaming_llm --keep 0.2 --new-tokens 32 -o answers");
+  command->callback([options] { run_generate(*options); });
+}
+
+}  // namespace kvscope::cli

@@ -1,0 +1,175 @@
+#include "generation.h"
+
+#include <ATen/ops/log_softmax.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "console.h"
+#include "kvscope/core/error.h"
+
+namespace kvscope::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+at::Tensor log_probabilities(const at::Tensor& logits) {
+  return at::log_softmax(logits.to(at::kCPU, at::kFloat), 0).contiguous();
+}
+
+/// KL(p || q) in nats, both as natural log probabilities over the vocabulary.
+double kl(const at::Tensor& log_p, const at::Tensor& log_q) {
+  const float* p = log_p.const_data_ptr<float>();
+  const float* q = log_q.const_data_ptr<float>();
+  double sum = 0;
+  for (std::int64_t token = 0; token < log_p.numel(); ++token) {
+    const double weight = std::exp(static_cast<double>(p[token]));
+    if (weight > 0) {
+      sum += weight * (static_cast<double>(p[token]) - static_cast<double>(q[token]));
+    }
+  }
+  return std::max(0.0, sum);
+}
+
+TokenTable context_of(const TokenTable& prompt) {
+  TokenTable context;
+  for (int token = 0; token < prompt.context_tokens; ++token) {
+    const auto at = static_cast<std::size_t>(token);
+    context.append(prompt.id[at], prompt.position[at], prompt.segment[at], prompt.text(token));
+  }
+  context.prompt_tokens = context.context_tokens = prompt.context_tokens;
+  return context;
+}
+
+}  // namespace
+
+double MethodAnswer::mean_divergence() const {
+  double sum = 0;
+  for (const double value : divergence) {
+    sum += value;
+  }
+  return divergence.empty() ? 0 : sum / static_cast<double>(divergence.size());
+}
+
+Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& prompt,
+                       const GenerationOptions& options, const LiveRunOptions& live)
+    : model_(std::move(model)),
+      prompt_(prompt),
+      options_(options),
+      tokenizer_(model_->file().tokenizer()) {
+  KVSCOPE_CHECK(!options_.cut_after_context || prompt_.context_tokens < prompt_.prompt_tokens,
+                ErrorCode::usage, "there is no question after the context", "--cut-after context",
+                "pass --question TEXT, or cut after the prompt");
+  const auto start = Clock::now();
+  prefilled_ =
+      LiveRun::start(model_, options_.cut_after_context ? context_of(prompt_) : prompt_, live);
+  prefilled_->prefill(true, nullptr);
+  prefill_seconds_ = seconds_since(start);
+  run_full();
+}
+
+/// A copy of `prefilled` that has read the whole prompt.
+std::unique_ptr<LiveRun> Generation::ready(const LiveRun& prefilled) const {
+  auto run = prefilled.fork();
+  if (options_.cut_after_context) {
+    run->forward(std::span(prompt_.id).subspan(static_cast<std::size_t>(prompt_.context_tokens)),
+                 ForwardRequest{});
+  }
+  return run;
+}
+
+void Generation::run_full() {
+  const auto start = Clock::now();
+  const auto run = ready(*prefilled_);
+  full_.cache_bytes = run->cache_bytes();
+  full_.log_probabilities.push_back(log_probabilities(run->logits()));
+  for (int step = 1; step <= options_.new_tokens; ++step) {
+    const std::int32_t token = sample(run->logits(), options_.sampling, step);
+    full_.tokens.push_back(token);
+    if (tokenizer_->is_end_of_generation(token)) {
+      break;
+    }
+    run->decode(token, nullptr);
+    full_.log_probabilities.push_back(log_probabilities(run->logits()));
+  }
+  full_.text = tokenizer_->decode(full_.tokens);
+  full_.seconds = seconds_since(start);
+}
+
+MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
+  MethodAnswer answer;
+  answer.method = method.text();
+  answer.keep = budget.text();
+  auto start = Clock::now();
+  auto compressed = prefilled_->fork();
+  answer.decision = compress(*compressed, method, budget);
+  answer.compress_seconds = seconds_since(start);
+  start = Clock::now();
+  const auto run = ready(*compressed);
+  answer.cache_bytes = run->cache_bytes();
+
+  // Free-running and teacher-forced are one run until the first token that differs.
+  std::unique_ptr<LiveRun> forced;
+  LiveRun* judged = run.get();
+  answer.divergence.push_back(
+      kl(full_.log_probabilities.front(), log_probabilities(run->logits())));
+  bool ended = false;
+  for (int step = 1; step <= options_.new_tokens; ++step) {
+    const auto index = static_cast<std::size_t>(step - 1);
+    const bool full_goes_on = static_cast<std::size_t>(step) < full_.log_probabilities.size();
+    if (ended && !full_goes_on) {
+      break;
+    }
+    std::int32_t token = -1;
+    if (!ended) {
+      token = sample(run->logits(), options_.sampling, step);
+      answer.tokens.push_back(token);
+      const bool same = index < full_.tokens.size() && full_.tokens[index] == token;
+      if (!same && answer.first_divergence < 0) {
+        answer.first_divergence = static_cast<int>(index);
+        forced = full_goes_on ? run->fork() : nullptr;
+        judged = forced.get();
+      }
+      ended = tokenizer_->is_end_of_generation(token);
+      if (!ended) {
+        run->decode(token, nullptr);
+      }
+    }
+    if (full_goes_on && judged != nullptr) {
+      if (judged == forced.get()) {
+        forced->decode(full_.tokens[index], nullptr);
+      }
+      answer.divergence.push_back(kl(full_.log_probabilities[static_cast<std::size_t>(step)],
+                                     log_probabilities(judged->logits())));
+    }
+  }
+  answer.text = tokenizer_->decode(answer.tokens);
+  answer.decode_seconds = seconds_since(start);
+  return answer;
+}
+
+nlohmann::json answers_json(const std::string& model_name, const std::string& capture_hash,
+                            const FullAnswer& full, const std::vector<MethodAnswer>& answers) {
+  nlohmann::json rows = nlohmann::json::array();
+  for (const MethodAnswer& answer : answers) {
+    rows.push_back({{"method", answer.method},
+                    {"keep", answer.keep},
+                    {"text", answer.text},
+                    {"tokens", answer.tokens},
+                    {"first_divergence", answer.first_divergence},
+                    {"mean_next_token_kl_nats", answer.mean_divergence()},
+                    {"next_token_kl_nats", answer.divergence},
+                    {"cache_bytes", answer.cache_bytes},
+                    {"compress_seconds", answer.compress_seconds},
+                    {"decode_seconds", answer.decode_seconds}});
+  }
+  return {
+      {"format", "kvscope.answers"},
+      {"version_major", 1},
+      {"model", model_name},
+      {"capture_hash", capture_hash},
+      {"full", {{"text", full.text}, {"tokens", full.tokens}, {"cache_bytes", full.cache_bytes}}},
+      {"methods", rows}};
+}
+
+}  // namespace kvscope::cli

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "kvscope/core/budget.h"
+#include "kvscope/core/decision.h"
+#include "kvscope/methods/method.h"
+#include "kvscope/model/tokenizer.h"
+#include "kvscope/runtime/live_run.h"
+
+namespace kvscope::cli {
+
+struct GenerationOptions {
+  int new_tokens = 64;
+  bool cut_after_context = false;  ///< compress before the question is read
+  Sampling sampling;
+};
+
+/// What the uncompressed run said.
+struct FullAnswer {
+  std::vector<std::int32_t> tokens;
+  std::string text;
+  std::vector<at::Tensor> log_probabilities;  ///< [tokens + 1] of [vocabulary], natural log
+  std::int64_t cache_bytes = 0;               ///< when the answer begins
+  double seconds = 0;
+};
+
+/// What one method's run said, against the full one.
+struct MethodAnswer {
+  std::string method;
+  std::string keep;
+  Decision decision;
+  std::vector<std::int32_t> tokens;
+  std::string text;
+  int first_divergence = -1;       ///< index of the first answer token that differs; -1 = none
+  std::vector<double> divergence;  ///< KL(full || compressed) in nats per position, teacher-forced
+  std::int64_t cache_bytes = 0;    ///< after the cut, when the answer begins
+  double compress_seconds = 0;
+  double decode_seconds = 0;
+  double mean_divergence() const;
+};
+
+/// One prefill, then the full answer and each method x budget on a copy of the cache.
+class Generation {
+ public:
+  Generation(std::shared_ptr<const Model> model, const TokenTable& prompt,
+             const GenerationOptions& options, const LiveRunOptions& live);
+
+  const FullAnswer& full() const { return full_; }
+  MethodAnswer answer(const Method& method, const Budget& budget);
+  double prefill_seconds() const { return prefill_seconds_; }
+
+ private:
+  std::unique_ptr<LiveRun> ready(const LiveRun& prefilled) const;
+  void run_full();
+
+  std::shared_ptr<const Model> model_;
+  TokenTable prompt_;
+  GenerationOptions options_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<LiveRun> prefilled_;
+  FullAnswer full_;
+  double prefill_seconds_ = 0;
+};
+
+/// The file `report --answers` reads (format "kvscope.answers", version 1).
+nlohmann::json answers_json(const std::string& model_name, const std::string& capture_hash,
+                            const FullAnswer& full, const std::vector<MethodAnswer>& answers);
+
+}  // namespace kvscope::cli

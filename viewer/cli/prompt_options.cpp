@@ -1,0 +1,68 @@
+#include "prompt_options.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include "console.h"
+#include "kvscope/core/error.h"
+#include "kvscope/model/prompt.h"
+#include "kvscope/model/tokenizer.h"
+
+namespace kvscope::cli {
+
+void add_common(CLI::App& command, CommonOptions& options) {
+  command.add_flag("--json", options.json, "Results as JSON with stable keys on stdout");
+  command.add_option("--device", options.device, "cpu, cuda or cuda:N")->capture_default_str();
+  command.add_option("--threads", options.threads, "Threads; 0 = all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+void use_threads(int threads) {
+  if (threads > 0) {
+    at::set_num_threads(threads);
+  }
+}
+
+void add_prompt(CLI::App& command, PromptOptions& options) {
+  command.add_option("-p,--prompt", options.text, "The prompt itself");
+  command.add_option("-f,--file", options.file, "A UTF-8 text file with the prompt");
+  command.add_option("--token-ids", options.token_ids,
+                     "A file of token ids separated by white space; no tokenizer is used");
+  command.add_option("--question", options.question, "Asked after the prompt (segment 'question')");
+  command.add_flag("--chat", options.chat, "Wrap in the model's chat form (ChatML)");
+}
+
+TokenTable read_prompt(const PromptOptions& options, const Tokenizer& tokenizer) {
+  const int sources = static_cast<int>(!options.text.empty()) +
+                      static_cast<int>(!options.file.empty()) +
+                      static_cast<int>(!options.token_ids.empty());
+  KVSCOPE_CHECK(sources == 1, ErrorCode::usage,
+                sources == 0 ? "there is no prompt" : "the prompt is given more than once", "",
+                "pass exactly one of -p TEXT, -f FILE and --token-ids FILE");
+  if (!options.token_ids.empty()) {
+    KVSCOPE_CHECK(!options.chat && options.question.empty(), ErrorCode::usage,
+                  "--token-ids is the whole prompt; --chat and --question do not apply",
+                  options.token_ids, "leave them out");
+    return read_token_ids(options.token_ids, tokenizer);
+  }
+  PromptRequest request;
+  request.text = options.file.empty() ? options.text : read_text_file(options.file);
+  request.question = options.question;
+  request.chat = options.chat;
+  return build_prompt(tokenizer, request);
+}
+
+std::shared_ptr<const ModelFile> open_model(const std::string& path) {
+  return std::shared_ptr<const ModelFile>(ModelFile::open(path));
+}
+
+RuntimeOptions runtime_options(const CommonOptions& common, const std::string& dtype) {
+  RuntimeOptions options;
+  options.device = common.device;
+  options.dtype = dtype;
+  options.threads = common.threads;
+  return options;
+}
+
+}  // namespace kvscope::cli
