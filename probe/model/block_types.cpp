@@ -1,0 +1,256 @@
+#include "block_types.h"
+
+#include <bit>
+#include <cstring>
+
+namespace kvscope {
+namespace {
+
+float from_half(std::uint16_t bits) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
+  const std::uint32_t magnitude = bits & 0x7FFFu;
+  if (magnitude >= 0x7C00u) {  // infinity and NaN
+    return std::bit_cast<float>(sign | 0x7F800000u | ((magnitude & 0x3FFu) << 13));
+  }
+  if (magnitude < 0x400u) {  // subnormal: a multiple of 2^-24
+    const float value = static_cast<float>(magnitude) * 0x1p-24f;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
+  }
+  return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
+}
+
+template <typename T>
+T load(const std::uint8_t* source) {
+  T value;
+  std::memcpy(&value, source, sizeof(T));
+  return value;
+}
+
+float load_half(const std::uint8_t* source) {
+  return from_half(load<std::uint16_t>(source));
+}
+
+template <typename T>
+void plain(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t element = 0; element < blocks; ++element) {
+    out[element] =
+        static_cast<float>(load<T>(source + static_cast<std::size_t>(element) * sizeof(T)));
+  }
+}
+
+void plain_f32(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  std::memcpy(out, source, static_cast<std::size_t>(blocks) * sizeof(float));
+}
+
+void plain_f16(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t element = 0; element < blocks; ++element) {
+    out[element] = load_half(source + 2 * element);
+  }
+}
+
+void plain_bf16(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t element = 0; element < blocks; ++element) {
+    out[element] = std::bit_cast<float>(
+        static_cast<std::uint32_t>(load<std::uint16_t>(source + 2 * element)) << 16);
+  }
+}
+
+void q4_0(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 18, out += 32) {
+    const float d = load_half(source);
+    for (int e = 0; e < 16; ++e) {
+      const std::uint8_t byte = source[2 + e];
+      out[e] = static_cast<float>((byte & 15) - 8) * d;
+      out[e + 16] = static_cast<float>((byte >> 4) - 8) * d;
+    }
+  }
+}
+
+void q4_1(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 20, out += 32) {
+    const float d = load_half(source);
+    const float m = load_half(source + 2);
+    for (int e = 0; e < 16; ++e) {
+      const std::uint8_t byte = source[4 + e];
+      out[e] = static_cast<float>(byte & 15) * d + m;
+      out[e + 16] = static_cast<float>(byte >> 4) * d + m;
+    }
+  }
+}
+
+void q5_0(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 22, out += 32) {
+    const float d = load_half(source);
+    const auto high = load<std::uint32_t>(source + 2);
+    for (int e = 0; e < 16; ++e) {
+      const std::uint8_t byte = source[6 + e];
+      const int low = (byte & 15) | static_cast<int>(((high >> e) & 1) << 4);
+      const int upper = (byte >> 4) | static_cast<int>(((high >> (e + 16)) & 1) << 4);
+      out[e] = static_cast<float>(low - 16) * d;
+      out[e + 16] = static_cast<float>(upper - 16) * d;
+    }
+  }
+}
+
+void q5_1(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 24, out += 32) {
+    const float d = load_half(source);
+    const float m = load_half(source + 2);
+    const auto high = load<std::uint32_t>(source + 4);
+    for (int e = 0; e < 16; ++e) {
+      const std::uint8_t byte = source[8 + e];
+      const int low = (byte & 15) | static_cast<int>(((high >> e) & 1) << 4);
+      const int upper = (byte >> 4) | static_cast<int>(((high >> (e + 16)) & 1) << 4);
+      out[e] = static_cast<float>(low) * d + m;
+      out[e + 16] = static_cast<float>(upper) * d + m;
+    }
+  }
+}
+
+void q8_0(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 34, out += 32) {
+    const float d = load_half(source);
+    for (int e = 0; e < 32; ++e) {
+      out[e] = static_cast<float>(static_cast<std::int8_t>(source[2 + e])) * d;
+    }
+  }
+}
+
+void q2_k(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 84, out += 256) {
+    const std::uint8_t* scales = source;
+    const std::uint8_t* quants = source + 16;
+    const float d = load_half(source + 80);
+    const float dmin = load_half(source + 82);
+    for (int e = 0; e < 256; ++e) {
+      const int within = e % 128;
+      const int shift = within / 32 * 2;
+      const int q = (quants[e / 128 * 32 + within % 32] >> shift) & 3;
+      const std::uint8_t scale = scales[e / 16];
+      out[e] = d * static_cast<float>(scale & 15) * static_cast<float>(q) -
+               dmin * static_cast<float>(scale >> 4);
+    }
+  }
+}
+
+void q3_k(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 110, out += 256) {
+    const std::uint8_t* mask = source;
+    const std::uint8_t* quants = source + 32;
+    const std::uint8_t* packed = source + 96;
+    const float d = load_half(source + 108);
+    int scales[16];
+    for (int k = 0; k < 16; ++k) {
+      const int low = k < 8 ? packed[k] & 15 : packed[k - 8] >> 4;
+      const int high = (packed[8 + k % 4] >> (2 * (k / 4))) & 3;
+      scales[k] = (low | (high << 4)) - 32;
+    }
+    for (int e = 0; e < 256; ++e) {
+      const int within = e % 128;
+      const int q = (quants[e / 128 * 32 + within % 32] >> (within / 32 * 2)) & 3;
+      const bool set = ((mask[e % 32] >> (e / 32)) & 1) != 0;
+      out[e] = d * static_cast<float>(scales[e / 16]) * static_cast<float>(set ? q : q - 4);
+    }
+  }
+}
+
+struct ScaleMin {
+  float scale;
+  float minimum;
+};
+
+/// Six-bit scale and minimum of group j of a Q4_K or Q5_K block.
+ScaleMin scale_min(const std::uint8_t* packed, int j) {
+  if (j < 4) {
+    return {static_cast<float>(packed[j] & 63), static_cast<float>(packed[j + 4] & 63)};
+  }
+  return {static_cast<float>((packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4)),
+          static_cast<float>((packed[j + 4] >> 4) | ((packed[j] >> 6) << 4))};
+}
+
+void q4_k(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 144, out += 256) {
+    const float d = load_half(source);
+    const float dmin = load_half(source + 2);
+    for (int group = 0; group < 8; ++group) {
+      const ScaleMin s = scale_min(source + 4, group);
+      const std::uint8_t* quants = source + 16 + group / 2 * 32;
+      const int shift = group % 2 * 4;
+      for (int e = 0; e < 32; ++e) {
+        out[group * 32 + e] =
+            d * s.scale * static_cast<float>((quants[e] >> shift) & 15) - dmin * s.minimum;
+      }
+    }
+  }
+}
+
+void q5_k(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 176, out += 256) {
+    const float d = load_half(source);
+    const float dmin = load_half(source + 2);
+    const std::uint8_t* high = source + 16;
+    for (int group = 0; group < 8; ++group) {
+      const ScaleMin s = scale_min(source + 4, group);
+      const std::uint8_t* quants = source + 48 + group / 2 * 32;
+      const int shift = group % 2 * 4;
+      for (int e = 0; e < 32; ++e) {
+        const int q = ((quants[e] >> shift) & 15) + (((high[e] >> group) & 1) << 4);
+        out[group * 32 + e] = d * s.scale * static_cast<float>(q) - dmin * s.minimum;
+      }
+    }
+  }
+}
+
+void q6_k(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 210, out += 256) {
+    const float d = load_half(source + 208);
+    for (int half = 0; half < 2; ++half) {
+      const std::uint8_t* low = source + half * 64;
+      const std::uint8_t* high = source + 128 + half * 32;
+      const auto* scales = reinterpret_cast<const std::int8_t*>(source + 192 + half * 8);
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        const std::uint8_t* bytes = low + (quarter % 2) * 32;
+        for (int l = 0; l < 32; ++l) {
+          const int nibble = quarter < 2 ? bytes[l] & 15 : bytes[l] >> 4;
+          const int q = nibble | (((high[l] >> (2 * quarter)) & 3) << 4);
+          out[half * 128 + quarter * 32 + l] =
+              d * static_cast<float>(scales[l / 16 + 2 * quarter]) * static_cast<float>(q - 32);
+        }
+      }
+    }
+  }
+}
+
+constexpr BlockType types[] = {
+    {0, "F32", 4, 1, plain_f32},
+    {1, "F16", 2, 1, plain_f16},
+    {2, "Q4_0", 18, 32, q4_0},
+    {3, "Q4_1", 20, 32, q4_1},
+    {6, "Q5_0", 22, 32, q5_0},
+    {7, "Q5_1", 24, 32, q5_1},
+    {8, "Q8_0", 34, 32, q8_0},
+    {10, "Q2_K", 84, 256, q2_k},
+    {11, "Q3_K", 110, 256, q3_k},
+    {12, "Q4_K", 144, 256, q4_k},
+    {13, "Q5_K", 176, 256, q5_k},
+    {14, "Q6_K", 210, 256, q6_k},
+    {24, "I8", 1, 1, plain<std::int8_t>},
+    {25, "I16", 2, 1, plain<std::int16_t>},
+    {26, "I32", 4, 1, plain<std::int32_t>},
+    {27, "I64", 8, 1, plain<std::int64_t>},
+    {28, "F64", 8, 1, plain<double>},
+    {30, "BF16", 2, 1, plain_bf16},
+};
+
+}  // namespace
+
+const BlockType* block_type(std::uint32_t id) {
+  for (const BlockType& type : types) {
+    if (type.id == id) {
+      return &type;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace kvscope

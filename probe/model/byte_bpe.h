@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvscope/model/tokenizer.h"
+
+namespace kvscope {
+
+/// What a byte-level BPE tokenizer is made of, whatever file it came from.
+struct ByteBpeTables {
+  std::string pre_tokenizer;        ///< gpt2, smollm, llama-bpe, qwen2
+  std::string where;                ///< for errors
+  std::vector<std::string> tokens;  ///< in the printable byte alphabet; special ones as written
+  std::vector<std::string> merges;  ///< "left right", by rank
+  std::vector<std::int64_t> types;  ///< GGUF token types; 3 control, 4 user defined; may be empty
+  std::int32_t bos = -1;
+  std::int32_t eos = -1;
+  bool add_bos = false;
+  std::string chat_template;
+};
+
+/// Throws Error{unsupported} for an unknown pre-tokenizer (a wrong one gives other tokens silently)
+/// and Error{corrupt_file} for merges of unknown tokens.
+std::shared_ptr<const Tokenizer> make_byte_bpe(ByteBpeTables tables);
+
+}  // namespace kvscope
