@@ -1,0 +1,251 @@
+#include "datasets.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "kvscope/capture/request.h"
+#include "kvscope/core/error.h"
+
+namespace kvscope {
+namespace {
+
+/// Collects the specs of one capture; a method for each kind of dataset.
+class SpecList {
+ public:
+  SpecList(const CaptureRequest& request, const ModelShape& shape, int prompt_tokens,
+           ElementType cache_type)
+      : request_(request), shape_(shape), tokens_(prompt_tokens), cache_type_(cache_type) {
+    layers_ = static_cast<std::int64_t>(
+        request.layers.empty() ? static_cast<std::size_t>(shape.layers) : request.layers.size());
+  }
+
+  std::vector<DatasetSpec> build() {
+    norms();
+    windows();
+    rows();
+    if (request_.profile != Profile::window) {
+      columns();
+    }
+    plane("self_check", {layers_, shape_.query_heads}, "1",
+          "residual of the built-in check: attention sums against the number of queries",
+          "|sum_j attention_sum_j - queries| / queries", {"layer", "query_head"});
+    for (int row = 0; row < layers_; ++row) {
+      tensors(request_.layers.empty() ? row : request_.layers[static_cast<std::size_t>(row)]);
+    }
+    steps();
+    return std::move(specs_);
+  }
+
+ private:
+  DatasetSpec& plane(const std::string& name, std::vector<std::int64_t> extent, const char* units,
+                     const std::string& long_name, const char* formula,
+                     std::vector<std::string> labels) {
+    DatasetSpec spec;
+    spec.path = "reduce/" + name;
+    spec.shape = std::move(extent);
+    if (spec.shape.size() == 3) {
+      spec.chunk = {1, 8, 16384};
+    }
+    spec.units = units;
+    spec.long_name = long_name;
+    spec.formula = formula;
+    spec.labels = std::move(labels);
+    spec.group_reduce = "none";
+    spec.kernel = "kvscope attention_stats";
+    specs_.push_back(spec);
+    return specs_.back();
+  }
+
+  /// A plane per query head over prompt tokens.
+  DatasetSpec& query_plane(const std::string& name, const char* units, const std::string& long_name,
+                           const char* formula, const std::string& queries) {
+    DatasetSpec& spec = plane(name, {layers_, shape_.query_heads, tokens_}, units, long_name,
+                              formula, {"layer", "query_head", "token"});
+    spec.queries = queries;
+    return spec;
+  }
+
+  bool stores_tensors() const {
+    return request_.profile == Profile::qkv || request_.profile == Profile::full;
+  }
+
+  void norms() {
+    const std::vector<std::string> labels = {"layer", "kv_head", "token"};
+    const std::vector<std::int64_t> extent = {layers_, shape_.kv_heads, tokens_};
+    plane("key_norm", extent, "1", "L2 norm of the key", "sqrt(sum_c k_jc^2)", labels);
+    plane("value_norm", extent, "1", "L2 norm of the value", "sqrt(sum_c v_jc^2)", labels);
+    query_plane("projected_value_norm", "1", "L2 norm of the value through the output projection",
+                "||v_j W_O^h||_2", "none");
+    if (stores_tensors()) {
+      plane("value_norm_l1", extent, "1", "L1 norm of the value", "sum_c |v_jc|", labels);
+      query_plane("projected_value_norm_l1", "1",
+                  "L1 norm of the value through the output projection", "||v_j W_O^h||_1", "none");
+    }
+  }
+
+  void window_planes(const std::string& folder, int window) {
+    const std::string population = fmt::format("last {} prompt queries", std::min(window, tokens_));
+    query_plane(folder + "window_sum", "attention",
+                "attention received from the observation window", "sum_{i in W} p_ij", population);
+    query_plane(folder + "window_sum_squares", "attention^2",
+                "squared attention received from the observation window", "sum_{i in W} p_ij^2",
+                population);
+    query_plane(folder + "window_max", "attention",
+                "largest attention received from the observation window", "max_{i in W} p_ij",
+                population);
+  }
+
+  void windows() {
+    for (const int window : request_.windows) {
+      window_planes(detail::window_folder(window), window);
+    }
+    if (!request_.windows.empty()) {
+      window_planes("", request_.windows.back());
+    }
+    query_plane("last_query", "attention", "attention of the newest query", "p_{n-1,j}",
+                "the last prompt query");
+  }
+
+  void rows() {
+    DatasetSpec& lse = query_plane("lse", "nats", "log-sum-exp of the query's logits",
+                                   "log sum_j exp(s_ij)", "all prompt queries");
+    lse.labels = {"layer", "query_head", "query"};
+    if (request_.profile != Profile::window) {
+      DatasetSpec& entropy = query_plane("entropy", "nats", "entropy of the query's attention",
+                                         "-sum_j p_ij log p_ij", "all prompt queries");
+      entropy.labels = {"layer", "query_head", "query"};
+    }
+  }
+
+  void columns() {
+    const std::int64_t planned = tokens_ + request_.new_tokens;
+    query_plane("attention_sum", "attention", "attention received, summed over queries",
+                "sum_i p_ij", "all prompt queries")
+        .shape[2] = planned;
+    query_plane("attention_max", "attention", "largest attention received", "max_i p_ij",
+                "all prompt queries")
+        .shape[2] = planned;
+    query_plane("attention_sum_squares", "attention^2", "squared attention received, summed",
+                "sum_i p_ij^2", "all prompt queries")
+        .shape[2] = planned;
+  }
+
+  void tensor(int layer, const char* name, std::vector<std::int64_t> extent, ElementType type,
+              const char* long_name, std::vector<std::string> labels) {
+    DatasetSpec spec;
+    spec.path = layer_dataset_name(layer, name);
+    spec.type = type;
+    spec.shape = std::move(extent);
+    spec.chunk = {1, 2048, spec.shape.back()};
+    spec.units = "1";
+    spec.long_name = long_name;
+    spec.labels = std::move(labels);
+    specs_.push_back(spec);
+  }
+
+  static std::string layer_dataset_name(int layer, const char* name) {
+    return fmt::format("layers/{:03}/{}", layer, name);
+  }
+
+  void tensors(int layer) {
+    const std::int64_t dim = shape_.head_dim;
+    if (request_.attention_maps) {
+      tensor(layer, "attention", {shape_.query_heads, tokens_, tokens_}, ElementType::f2,
+             "attention, rows are queries", {"query_head", "query", "token"});
+    }
+    if (!stores_tensors()) {
+      return;
+    }
+    const std::vector<std::string> kv_labels = {"kv_head", "token", "channel"};
+    const std::vector<std::int64_t> kv_extent = {shape_.kv_heads, tokens_, dim};
+    tensor(layer, "keys", kv_extent, cache_type_, "keys after RoPE", kv_labels);
+    tensor(layer, "keys_pre_rope", kv_extent, cache_type_, "keys before RoPE", kv_labels);
+    tensor(layer, "values", kv_extent, cache_type_, "values", kv_labels);
+    const std::int64_t queries = request_.profile == Profile::full
+                                     ? tokens_
+                                     : std::min<std::int64_t>(tokens_, request_.stored_queries);
+    tensor(layer, "queries", {shape_.query_heads, queries, dim}, cache_type_,
+           "queries after RoPE, not scaled", {"query_head", "query", "channel"});
+    tensor(layer, "output_factor", {shape_.query_heads, dim, dim}, ElementType::f4,
+           "L_h of W_O^h = L_h U_h, U_h with orthonormal rows",
+           {"query_head", "channel", "channel"});
+  }
+
+  void step(const char* name, std::vector<std::int64_t> extent, ElementType type, const char* units,
+            const char* long_name, std::vector<std::string> labels) {
+    DatasetSpec spec;
+    spec.path = std::string("steps/") + name;
+    spec.type = type;
+    spec.shape = std::move(extent);
+    spec.shape.insert(spec.shape.begin(), request_.new_tokens);
+    spec.chunk = spec.shape;
+    spec.chunk[0] = spec.shape.size() == 1 ? 4096 : spec.shape.size() == 2 ? 64 : 32;
+    if (spec.shape.size() == 4) {
+      spec.chunk = {8, 1, spec.shape[2], spec.shape[3]};
+    }
+    spec.units = units;
+    spec.long_name = long_name;
+    spec.labels = std::move(labels);
+    spec.labels.insert(spec.labels.begin(), "step");
+    specs_.push_back(spec);
+  }
+
+  void steps() {
+    const std::int64_t query_heads = shape_.query_heads;
+    const std::int64_t dim = shape_.head_dim;
+    step("token", {}, ElementType::i4, "1", "token fed at this step", {});
+    step("time_ns", {}, ElementType::i8, "ns", "time since the first step, at its end", {});
+    step("stall_ns", {}, ElementType::i8, "ns", "time this step waited for the writer", {});
+    const std::vector<std::string> heads = {"layer", "query_head"};
+    step("entropy", {layers_, query_heads}, ElementType::f4, "nats",
+         "entropy of the step's attention", heads);
+    step("lse", {layers_, query_heads}, ElementType::f4, "nats", "log-sum-exp of the step's logits",
+         heads);
+    step("sink_mass", {layers_, query_heads}, ElementType::f4, "attention",
+         "attention on the first 4 tokens", heads);
+    const std::vector<std::string> ranks = {"layer", "query_head", "rank"};
+    step("top_key", {layers_, query_heads, detail::decode_top_keys}, ElementType::i4, "token",
+         "most attended tokens, descending", ranks);
+    step("top_probability", {layers_, query_heads, detail::decode_top_keys}, ElementType::f2,
+         "attention", "attention of the most attended tokens", ranks);
+    step("cache_slots", {layers_, shape_.kv_heads}, ElementType::i4, "slots", "live slots",
+         {"layer", "kv_head"});
+    step("logit_token", {detail::decode_top_logits}, ElementType::i4, "token",
+         "most probable next tokens, descending", {"rank"});
+    step("logit_logprob", {detail::decode_top_logits}, ElementType::f4, "nats",
+         "log probability of the most probable next tokens", {"rank"});
+    if (stores_tensors()) {
+      step("queries", {layers_, query_heads, dim}, cache_type_, "1",
+           "queries after RoPE, not scaled", {"layer", "query_head", "channel"});
+      step("keys", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "keys after RoPE",
+           {"layer", "kv_head", "channel"});
+      step("values", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "values",
+           {"layer", "kv_head", "channel"});
+    }
+  }
+
+  const CaptureRequest& request_;
+  const ModelShape& shape_;
+  int tokens_;
+  ElementType cache_type_;
+  std::int64_t layers_ = 0;
+  std::vector<DatasetSpec> specs_;
+};
+
+}  // namespace
+
+std::string detail::window_folder(int window) {
+  return fmt::format("window_{}/", window);
+}
+
+std::vector<DatasetSpec> capture_datasets(const CaptureRequest& request, const ModelShape& shape,
+                                          int prompt_tokens, ElementType cache_type) {
+  KVSCOPE_CHECK(prompt_tokens > 0, ErrorCode::usage, "the prompt is empty", "capture");
+  KVSCOPE_CHECK(std::is_sorted(request.windows.begin(), request.windows.end()) &&
+                    (request.windows.empty() || request.windows.front() > 0),
+                ErrorCode::usage, "observation windows must be positive and ascend", "--window");
+  return SpecList(request, shape, prompt_tokens, cache_type).build();
+}
+
+}  // namespace kvscope

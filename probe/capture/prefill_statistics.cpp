@@ -1,0 +1,103 @@
+#include "prefill_statistics.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/maximum.h>
+
+#include <algorithm>
+
+namespace kvscope::detail {
+namespace {
+
+/// `so_far` widened with zeros to as many columns as `next` has.
+at::Tensor widened(const at::Tensor& so_far, const at::Tensor& next) {
+  return at::constant_pad_nd(so_far, {0, next.size(1) - so_far.size(1)}, 0);
+}
+
+}  // namespace
+
+PrefillStatistics::PrefillStatistics(const ModelShape& shape, int layer,
+                                     std::vector<int> windows_asked, bool columns)
+    : window_sizes_(std::move(windows_asked)), columns_(columns) {
+  options_.scale = shape.attention_scale;
+  options_.softcap = shape.logit_softcap;
+  options_.window = shape.window_of(layer);
+}
+
+void PrefillStatistics::add(const LayerRecord& record, int prompt_tokens) {
+  const int rows = static_cast<int>(record.queries.size(1));
+  const bool last = record.first_query + rows == prompt_tokens;
+  const int widest = window_sizes_.empty() ? 1 : window_sizes_.back();
+  const bool window_in_chunk = last && rows >= std::min(widest, prompt_tokens);
+  chunk_lse = record.lse;
+  if (columns_) {
+    AttentionStatsOptions options = options_;
+    options.first_query = record.first_query;
+    options.last_query = last;
+    if (window_in_chunk) {
+      options.windows = window_sizes_;
+    }
+    const AttentionStats stats = attention_stats(record.queries, record.keys, record.lse, options);
+    chunk_lse = stats.lse;
+    chunk_entropy = stats.entropy;
+    add_columns(stats);
+    if (last) {
+      last_query = stats.last_query;
+      windows = stats.windows;
+      self_check = at::abs(sum.sum(1) - static_cast<double>(prompt_tokens)) /
+                   static_cast<double>(prompt_tokens);
+    }
+    if (last && window_in_chunk) {
+      return;
+    }
+  }
+  remember(record);
+  if (last) {
+    finish_windows(record, prompt_tokens);
+  }
+}
+
+void PrefillStatistics::add_columns(const AttentionStats& stats) {
+  if (!sum.defined()) {
+    sum = stats.sum;
+    sum_squares = stats.sum_squares;
+    max = stats.max;
+    return;
+  }
+  sum = widened(sum, stats.sum) + stats.sum;
+  sum_squares = widened(sum_squares, stats.sum_squares) + stats.sum_squares;
+  max = at::maximum(widened(max, stats.max), stats.max);
+}
+
+void PrefillStatistics::remember(const LayerRecord& record) {
+  const std::int64_t widest = window_sizes_.empty() ? 1 : window_sizes_.back();
+  at::Tensor queries = record.queries;
+  at::Tensor lse = chunk_lse;
+  if (tail_queries_.defined() && queries.size(1) < widest) {
+    queries = at::cat({tail_queries_, queries}, 1);
+    lse = lse.defined() ? at::cat({tail_lse_, lse}, 1) : lse;
+  }
+  const std::int64_t kept = std::min(widest, queries.size(1));
+  tail_queries_ = queries.narrow(1, queries.size(1) - kept, kept).clone();
+  tail_lse_ = lse.defined() ? lse.narrow(1, lse.size(1) - kept, kept).clone() : lse;
+}
+
+void PrefillStatistics::finish_windows(const LayerRecord& record, int prompt_tokens) {
+  AttentionStatsOptions options = options_;
+  options.first_query = prompt_tokens - static_cast<int>(tail_queries_.size(1));
+  options.columns = !columns_;  // of the window only: for the self-check
+  options.entropy = false;
+  options.windows = window_sizes_;
+  const AttentionStats stats = attention_stats(tail_queries_, record.keys, tail_lse_, options);
+  windows = stats.windows;
+  last_query = stats.last_query;
+  if (!columns_) {
+    self_check = stats.self_check;
+  }
+  tail_queries_.reset();
+  tail_lse_.reset();
+}
+
+}  // namespace kvscope::detail

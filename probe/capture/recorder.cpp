@@ -1,0 +1,269 @@
+#include "kvscope/capture/recorder.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "datasets.h"
+#include "decode_series.h"
+#include "kvscope/core/error.h"
+#include "kvscope/core/log.h"
+#include "kvscope/storage/capture_reader.h"
+#include "prefill_statistics.h"
+#include "writer_thread.h"
+
+namespace kvscope {
+namespace {
+
+constexpr double largest_residual = 1e-3;
+
+ElementType cache_element(const CaptureIndex& index) {
+  return index.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
+}
+
+CaptureRequest with_all_layers(CaptureRequest request, const ModelShape& shape, int prompt_tokens) {
+  if (request.layers.empty()) {
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      request.layers.push_back(layer);
+    }
+  }
+  for (int& window : request.windows) {
+    window = std::min(window, prompt_tokens);
+  }
+  request.windows.erase(std::unique(request.windows.begin(), request.windows.end()),
+                        request.windows.end());
+  return request;
+}
+
+CaptureIndex index_of(CaptureIndex index, const CaptureRequest& request) {
+  index.layers = request.layers;
+  index.windows = request.windows;
+  return index;
+}
+
+}  // namespace
+
+struct Recorder::Impl {
+  Impl(const std::string& path, const CaptureRequest& asked, const CaptureIndex& header,
+       const TokenTable& prompt, std::function<at::Tensor(int)> factor,
+       std::function<at::Tensor(int)> weights)
+      : request(with_all_layers(asked, header.shape, header.prompt_tokens)),
+        index(index_of(header, request)),
+        output_factor(std::move(factor)),
+        output_weights(std::move(weights)),
+        writer(path, index, prompt,
+               capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index)),
+               {request.force, request.compress}),
+        thread(writer),
+        decode(request, index, thread) {}
+
+  int row_of(int layer) const {
+    const auto found = std::lower_bound(request.layers.begin(), request.layers.end(), layer);
+    return found != request.layers.end() && *found == layer
+               ? static_cast<int>(found - request.layers.begin())
+               : -1;
+  }
+  bool stores_tensors() const {
+    return request.profile == Profile::qkv || request.profile == Profile::full;
+  }
+  /// Writes [heads, columns] as columns first.. of one layer's plane.
+  void put_plane(const std::string& name, int row, const at::Tensor& values, int first = 0) {
+    thread.put("reduce/" + name, {row, 0, first}, {1, values.size(0), values.size(1)}, values);
+  }
+  void put_norms(const LayerRecord& record, int row);
+  void put_windows(const detail::PrefillStatistics& statistics, int row);
+  void put_queries(const LayerRecord& record);
+  void put_maps(const LayerRecord& record, const at::Tensor& lse);
+  void finish_layer(const LayerRecord& record, const detail::PrefillStatistics& statistics,
+                    int row);
+  void check_layer(const at::Tensor& residual, int layer);
+
+  CaptureRequest request;
+  CaptureIndex index;
+  std::function<at::Tensor(int)> output_factor;
+  std::function<at::Tensor(int)> output_weights;
+  CaptureWriter writer;
+  detail::WriterThread thread;
+  detail::DecodeSeries decode;
+  std::map<int, detail::PrefillStatistics> open;  ///< layers between their first and last chunk
+  std::vector<int> failed_layers;
+};
+
+void Recorder::Impl::put_norms(const LayerRecord& record, int row) {
+  const at::Tensor keys = record.keys.to(at::kCPU, at::kFloat);
+  const at::Tensor values = record.values.to(at::kCPU, at::kFloat);
+  put_plane("key_norm", row, at::linalg_vector_norm(keys, 2, at::IntArrayRef{-1}));
+  put_plane("value_norm", row, at::linalg_vector_norm(values, 2, at::IntArrayRef{-1}));
+  const ModelShape& shape = index.shape;
+  const at::Tensor factor = output_factor(record.layer).to(at::kCPU, at::kFloat);
+  const std::int64_t group = shape.group_size();
+  const at::Tensor grouped = factor.view({shape.kv_heads, group, shape.head_dim, shape.head_dim});
+  const at::Tensor projected = at::matmul(values.unsqueeze(1), grouped);
+  put_plane("projected_value_norm", row,
+            at::linalg_vector_norm(projected, 2, at::IntArrayRef{-1})
+                .view({shape.query_heads, values.size(1)}));
+  if (!stores_tensors()) {
+    return;
+  }
+  put_plane("value_norm_l1", row, at::linalg_vector_norm(values, 1, at::IntArrayRef{-1}));
+  const at::Tensor weights = output_weights(record.layer).to(at::kCPU, at::kFloat);
+  at::Tensor norms = at::empty({shape.query_heads, values.size(1)}, values.options());
+  for (int query_head = 0; query_head < shape.query_heads; ++query_head) {
+    const at::Tensor rows = at::matmul(values[shape.kv_head_of(query_head)], weights[query_head]);
+    norms[query_head].copy_(at::linalg_vector_norm(rows, 1, at::IntArrayRef{-1}));
+  }
+  put_plane("projected_value_norm_l1", row, norms);
+  const auto dim = static_cast<std::int64_t>(shape.head_dim);
+  thread.put(layer_dataset(record.layer, "output_factor"), {0, 0, 0}, {shape.query_heads, dim, dim},
+             factor);
+}
+
+void Recorder::Impl::put_windows(const detail::PrefillStatistics& statistics, int row) {
+  for (std::size_t window = 0; window < request.windows.size(); ++window) {
+    const WindowStats& stats = statistics.windows[window];
+    const auto put = [&](const std::string& folder) {
+      put_plane(folder + "window_sum", row, stats.sum);
+      put_plane(folder + "window_sum_squares", row, stats.sum_squares);
+      put_plane(folder + "window_max", row, stats.max);
+    };
+    put(detail::window_folder(request.windows[window]));
+    if (window + 1 == request.windows.size()) {
+      put("");
+    }
+  }
+}
+
+void Recorder::Impl::put_queries(const LayerRecord& record) {
+  const std::int64_t rows = record.queries.size(1);
+  const std::int64_t first = std::max<std::int64_t>(index.first_query, record.first_query);
+  const std::int64_t count = record.first_query + rows - first;
+  if (count > 0) {
+    const at::Tensor newest = record.queries.narrow(1, rows - count, count).clone();
+    thread.put(layer_dataset(record.layer, "queries"), {0, first - index.first_query, 0},
+               {newest.size(0), count, newest.size(2)}, newest);
+  }
+  if (record.keys_pre_rope.defined()) {
+    const at::Tensor keys = record.keys_pre_rope.clone(at::MemoryFormat::Contiguous);
+    thread.put(layer_dataset(record.layer, "keys_pre_rope"), {0, record.first_query, 0},
+               {keys.size(0), rows, keys.size(2)}, keys);
+  }
+}
+
+void Recorder::Impl::put_maps(const LayerRecord& record, const at::Tensor& lse) {
+  AttentionStatsOptions options;
+  options.scale = index.shape.attention_scale;
+  options.softcap = index.shape.logit_softcap;
+  options.window = index.shape.window_of(record.layer);
+  constexpr std::int64_t block = 512;
+  for (int query_head = 0; query_head < index.shape.query_heads; ++query_head) {
+    for (std::int64_t first = 0; first < record.queries.size(1); first += block) {
+      const std::int64_t count = std::min(block, record.queries.size(1) - first);
+      const int position = record.first_query + static_cast<int>(first);
+      const at::Tensor keys = record.keys[index.shape.kv_head_of(query_head)];
+      const at::Tensor tile =
+          attention_rectangle(record.queries[query_head].narrow(0, first, count), keys,
+                              lse[query_head].narrow(0, first, count), position, 0, options);
+      thread.put(layer_dataset(record.layer, "attention"), {query_head, position, 0},
+                 {1, count, keys.size(0)}, tile);
+    }
+  }
+}
+
+void Recorder::Impl::check_layer(const at::Tensor& residual, int layer) {
+  const double worst = residual.max().item<double>();
+  if (!(worst <= largest_residual)) {
+    failed_layers.push_back(layer);
+    log_warning(
+        fmt::format("layer {}: attention sums miss the number of queries by {:.2g}", layer, worst));
+  }
+}
+
+void Recorder::Impl::finish_layer(const LayerRecord& record,
+                                  const detail::PrefillStatistics& statistics, int row) {
+  if (statistics.sum.defined()) {
+    put_plane("attention_sum", row, statistics.sum);
+    put_plane("attention_sum_squares", row, statistics.sum_squares);
+    put_plane("attention_max", row, statistics.max);
+  }
+  put_windows(statistics, row);
+  put_plane("last_query", row, statistics.last_query);
+  thread.put("reduce/self_check", {row, 0}, {1, statistics.self_check.size(0)},
+             statistics.self_check);
+  check_layer(statistics.self_check, record.layer);
+  put_norms(record, row);
+  if (stores_tensors()) {
+    const std::int64_t tokens = record.keys.size(1);
+    const std::vector<std::int64_t> extent = {record.keys.size(0), tokens, record.keys.size(2)};
+    thread.put(layer_dataset(record.layer, "keys"), {0, 0, 0}, extent, record.keys);
+    thread.put(layer_dataset(record.layer, "values"), {0, 0, 0}, extent, record.values);
+  }
+}
+
+Recorder::Recorder(const std::string& path, const CaptureRequest& request,
+                   const CaptureIndex& index, const TokenTable& prompt,
+                   std::function<at::Tensor(int layer)> output_factor,
+                   std::function<at::Tensor(int layer)> output_weights)
+    : impl_(std::make_unique<Impl>(path, request, index, prompt, std::move(output_factor),
+                                   std::move(output_weights))) {}
+
+Recorder::~Recorder() = default;
+
+bool Recorder::wants(int layer) const {
+  return impl_->row_of(layer) >= 0;
+}
+
+void Recorder::prefill_layer(const LayerRecord& record) {
+  Impl& impl = *impl_;
+  const int row = impl.row_of(record.layer);
+  KVSCOPE_CHECK(row >= 0, ErrorCode::failed, fmt::format("layer {} is not recorded", record.layer),
+                "recorder");
+  const bool columns = impl.request.profile != Profile::window;
+  auto& statistics =
+      impl.open
+          .try_emplace(record.layer, impl.index.shape, record.layer, impl.request.windows, columns)
+          .first->second;
+  statistics.add(record, impl.index.prompt_tokens);
+  impl.put_plane("lse", row, statistics.chunk_lse.clone(), record.first_query);
+  if (statistics.chunk_entropy.defined()) {
+    impl.put_plane("entropy", row, statistics.chunk_entropy, record.first_query);
+  }
+  if (impl.stores_tensors()) {
+    impl.put_queries(record);
+  }
+  if (impl.request.attention_maps) {
+    impl.put_maps(record, statistics.chunk_lse);
+  }
+  if (record.first_query + record.queries.size(1) == impl.index.prompt_tokens) {
+    impl.finish_layer(record, statistics, row);
+    impl.open.erase(record.layer);
+  }
+}
+
+void Recorder::decode_layer(int step, const LayerRecord& record) {
+  impl_->decode.add_layer(step, impl_->row_of(record.layer), record);
+}
+
+void Recorder::decode_step(int step, std::int32_t token, const std::string& piece,
+                           const at::Tensor& logits) {
+  impl_->decode.add_step(step, token, logits);
+  impl_->thread.drain();  // tokens are appended by this thread
+  impl_->writer.append_token(token, impl_->index.prompt_tokens + step - 1, piece);
+}
+
+void Recorder::finish(int steps) {
+  Impl& impl = *impl_;
+  impl.thread.drain();
+  if (!impl.failed_layers.empty()) {
+    impl.writer.set_attribute("reduce/self_check", "self_check_failed",
+                              fmt::format("{}", fmt::join(impl.failed_layers, ",")));
+  }
+  impl.writer.finish(steps);
+}
+
+}  // namespace kvscope

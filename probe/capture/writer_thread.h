@@ -1,0 +1,59 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kvscope/storage/capture_writer.h"
+
+namespace kvscope::detail {
+
+/// One thread that owns every write of a capture. `put` blocks while more than the queue's limit
+/// waits; nothing is ever dropped. An error of the writer is thrown by the next call, once.
+class WriterThread {
+ public:
+  explicit WriterThread(CaptureWriter& writer);
+  ~WriterThread();
+  WriterThread(const WriterThread&) = delete;
+  WriterThread& operator=(const WriterThread&) = delete;
+
+  /// Writes `values` (float32 or int32, any strides; must not change any more) as the box at
+  /// `offset` of extent `count`.
+  void put(const std::string& dataset, std::vector<std::int64_t> offset,
+           std::vector<std::int64_t> count, at::Tensor values);
+  /// Waits until all is written.
+  void drain();
+  /// Time `put` has waited so far.
+  std::int64_t stall_ns() const { return stall_ns_; }
+
+ private:
+  struct Job {
+    std::string dataset;
+    std::vector<std::int64_t> offset;
+    std::vector<std::int64_t> count;
+    at::Tensor values;
+  };
+  void run();
+  void write(const Job& job);
+  void rethrow();
+
+  CaptureWriter& writer_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Job> jobs_;
+  std::int64_t waiting_bytes_ = 0;
+  bool busy_ = false;
+  bool stop_ = false;
+  std::exception_ptr failure_;
+  std::int64_t stall_ns_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace kvscope::detail
