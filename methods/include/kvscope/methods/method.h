@@ -20,7 +20,7 @@ struct ParameterInfo {
   std::string default_value;
   std::string range;  ///< "1..", "0..1", or the choices joined by "|"
   std::string unit;
-  std::string help;   ///< what a larger value does
+  std::string help;  ///< what a larger value does
 };
 
 /// One score term, for explanations.
@@ -57,7 +57,7 @@ class Method {
   const std::string& preset() const;  ///< first piece's name
   std::string descriptor_json() const;
   CacheForm form() const;
-  bool by_method() const;             ///< sets its own size
+  bool by_method() const;  ///< sets its own size
   const Pieces& pieces() const { return *pieces_; }
 
  private:
@@ -67,19 +67,19 @@ class Method {
 /// Every piece and preset, in the order `kvscope methods` lists them.
 const std::vector<PieceInfo>& registry();
 
-/// Methods of one text; a list-valued parameter gives one for each value. Throws Error{usage} naming the
-/// unknown piece or parameter with the nearest name, or the value with its range.
+/// Methods of one text; a list-valued parameter gives one for each value. Throws Error{usage}
+/// naming the unknown piece or parameter with the nearest name, or the value with its range.
 std::vector<Method> parse_methods(const std::string& text);
 
 struct DecideOptions {
-  bool scores = false;   ///< store scores
-  bool terms = false;    ///< store score terms
+  bool scores = false;  ///< store scores
+  bool terms = false;   ///< store score terms
   int threads = 0;
 };
 
-/// Decides after prefill: score, allocate, select, merge for every layer, with a barrier where the scope
-/// is the model. Throws Error{usage} if the budget is smaller than what the method protects, before any
-/// work; Error{missing_data} if the run lacks what the method reads.
+/// Decides after prefill: score, allocate, select, merge for every layer, with a barrier where the
+/// scope is the model. Throws Error{usage} if the budget is smaller than what the method protects,
+/// before any work; Error{missing_data} if the run lacks what the method reads.
 Decision decide(ModelRun& run, const Method& method, const Budget& budget,
                 const DecideOptions& options = {});
 

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvscope/methods/pieces.h"
+#include "registry/arguments.h"
+
+namespace kvscope::detail {
+
+/// The pieces of a method while it is put together; later pieces replace what a preset chose.
+struct Parts {
+  std::unique_ptr<Scorer> scorer;
+  std::unique_ptr<Allocator> allocator;
+  std::unique_ptr<Selector> selector;
+  std::unique_ptr<Merger> merger;  ///< null: evicted tokens are dropped
+};
+
+/// One line of the registry: what a piece is, and how to make it.
+struct PieceEntry {
+  PieceInfo info;
+  std::function<void(const Arguments&, Parts&)> build;
+  bool closed = false;  ///< takes no further pieces
+};
+
+/// Every piece and preset: the one list.
+const std::vector<PieceEntry>& entries();
+
+// Scorers.
+PieceEntry full_entry();
+PieceEntry random_entry();
+PieceEntry streaming_llm_entry();
+PieceEntry knorm_entry();
+PieceEntry keydiff_entry();
+PieceEntry observed_attention_entry();
+PieceEntry h2o_entry();
+PieceEntry tova_entry();
+PieceEntry snapkv_entry();
+PieceEntry pyramidkv_entry();
+PieceEntry adakv_preset_entry();
+PieceEntry laprox_entry();
+// Allocators.
+PieceEntry uniform_entry();
+PieceEntry pyramid_entry();
+PieceEntry adakv_entry();
+PieceEntry pool_entry();
+// Selectors.
+PieceEntry top_k_entry();
+PieceEntry threshold_entry();
+// Mergers.
+PieceEntry drop_entry();
+PieceEntry nearest_key_entry();
+PieceEntry pivot_entry();
+
+}  // namespace kvscope::detail

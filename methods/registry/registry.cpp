@@ -1,0 +1,31 @@
+#include "registry/entry.h"
+
+namespace kvscope {
+namespace detail {
+
+const std::vector<PieceEntry>& entries() {
+  static const std::vector<PieceEntry> all = {
+      // First pieces: scorers and presets.
+      full_entry(), random_entry(), streaming_llm_entry(), knorm_entry(), keydiff_entry(),
+      observed_attention_entry(), h2o_entry(), tova_entry(), snapkv_entry(), pyramidkv_entry(),
+      adakv_preset_entry(), laprox_entry(),
+      // Later pieces.
+      uniform_entry(), pyramid_entry(), adakv_entry(), pool_entry(), top_k_entry(),
+      threshold_entry(), drop_entry(), nearest_key_entry(), pivot_entry()};
+  return all;
+}
+
+}  // namespace detail
+
+const std::vector<PieceInfo>& registry() {
+  static const std::vector<PieceInfo> infos = [] {
+    std::vector<PieceInfo> result;
+    for (const detail::PieceEntry& entry : detail::entries()) {
+      result.push_back(entry.info);
+    }
+    return result;
+  }();
+  return infos;
+}
+
+}  // namespace kvscope
