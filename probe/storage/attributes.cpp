@@ -90,10 +90,12 @@ void set_real(hid_t object, const std::string& name, double value) {
 }
 
 void set_reals(hid_t object, const std::string& name, const std::vector<double>& values) {
+  if (values.empty()) {
+    return;  // read back as empty
+  }
   const Session session;
   const hsize_t count = values.size();
-  const Handle space(count == 0 ? H5Screate(H5S_NULL) : H5Screate_simple(1, &count, nullptr),
-                     H5Sclose);
+  const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
   write_attribute(object, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, space, values.data());
 }
 

@@ -13,6 +13,7 @@ namespace kvscope::h5 {
 void set_text(hid_t object, const std::string& name, const std::string& text);
 void set_number(hid_t object, const std::string& name, std::int64_t value);
 void set_real(hid_t object, const std::string& name, double value);
+/// An empty list writes nothing.
 void set_reals(hid_t object, const std::string& name, const std::vector<double>& values);
 
 /// Empty / `otherwise` if absent. Throw Error{corrupt_file} if of another kind or larger than 16

@@ -75,6 +75,9 @@ void set_fill(hid_t properties, ElementType type) {
 }  // namespace
 
 Session::Session() : lock_(library_mutex()) {
+  // At exit the library would flush files it could not write (a full disk) again, and crash.
+  static const herr_t no_exit_handler = H5dont_atexit();
+  static_cast<void>(no_exit_handler);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // the setting belongs to a thread
 }
 

@@ -31,7 +31,7 @@ void expect_refused(const std::vector<Case>& cases, Workspace& workspace) {
 TEST(BadInput, CommandLine) {
   Workspace workspace;
   expect_refused({{"", 2, "subcommand"},
-                  {"frobnicate", 2, "frobnicate"},
+                  {"capure", 2, "did you mean 'capture'"},
                   {"capture tiny.gguf -p hello", 2, "--output"},
                   {"capture tiny.gguf -o x.capture.h5", 2, "there is no prompt"},
                   {"capture tiny.gguf -p a -f prompt.txt -o x.capture.h5", 2, "more than once"},

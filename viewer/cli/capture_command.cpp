@@ -135,7 +135,6 @@ int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const O
       break;
     }
     run.decode(token, &recorder);
-    recorder.decode_step(step, token, tokenizer.piece(token), run.logits());
     steps = step;
     progress.update(step, options.request.new_tokens);
   }

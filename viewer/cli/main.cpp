@@ -2,6 +2,8 @@
 
 #include <cstdio>
 #include <exception>
+#include <string>
+#include <vector>
 
 #include "command.h"
 #include "console.h"
@@ -33,6 +35,25 @@ int report_error(const kvscope::Error& error) {
   return kvscope::exit_status(error);
 }
 
+/// CLI11 says only that a subcommand is required; this names the nearest one.
+void refuse_unknown_subcommand(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') {
+    return;
+  }
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == argv[1]) {
+      return;
+    }
+    names.push_back(command->get_name());
+  }
+  const std::string near =
+      kvscope::nearest_name(argv[1], names.data(), static_cast<int>(names.size()));
+  throw kvscope::Error(kvscope::ErrorCode::usage, fmt::format("unknown subcommand '{}'", argv[1]), "",
+                       near.empty() ? "kvscope --help lists them"
+                                    : fmt::format("did you mean '{}'?", near));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -55,6 +76,7 @@ int main(int argc, char** argv) {
   kvscope::cli::add_inspect(program);
   kvscope::cli::add_check(program);
   try {
+    refuse_unknown_subcommand(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
     return app.exit(success);

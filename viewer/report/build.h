@@ -1,0 +1,23 @@
+#pragma once
+
+#include "kvscope/report/report.h"
+
+namespace kvscope::report {
+
+/// Printable text of `tokens` before (negative) or after a token range, on the same page.
+struct Surroundings {
+  std::string before;
+  std::string text;
+  std::string after;
+};
+Surroundings surroundings(const TokenTable& tokens, int first, int last, int around);
+
+/// Counts one decision; everything of ReportMethod but the answer.
+ReportMethod count_method(const Decision& decision, const TokenTable& tokens,
+                          std::int64_t slot_bytes, int lost_tokens);
+
+/// Follows one searched text through all decisions.
+FoundText follow(const std::string& needle, const TokenTable& tokens,
+                 const std::vector<Decision>& decisions);
+
+}  // namespace kvscope::report

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kvscope::report {
+
+using Colour = std::array<std::uint8_t, 3>;
+
+/// Colour of a fate letter (Okabe and Ito's hues, specs/viewer.md 3.4); grey for anything else.
+Colour fate_colour(char letter);
+
+/// "#0072B2".
+std::string hex(Colour colour);
+
+/// PNG of a palette image [height, width], rows from the top. Throws Error{failed} if libpng
+/// refuses.
+std::vector<std::uint8_t> palette_png(const std::vector<std::uint8_t>& pixels, int width,
+                                      int height, const std::vector<Colour>& palette);
+
+/// RFC 4648 with padding.
+std::string base64(const std::vector<std::uint8_t>& bytes);
+
+}  // namespace kvscope::report
