@@ -16,32 +16,32 @@ do_demo() {
 
 # demo_steps PROGRAMS MODEL OUT
 demo_steps() {
-  local kvscope=$1/kvscope model=$2 out=$3
+  local kvscope=$1/kvscope model=$2 folder=$3
   local prompt=(-f data/demo/passage.txt --question "$(cat data/demo/question.txt)" --chat)
   local find=(--find "$(cat data/demo/fact.txt)")
   local methods=(-m "${demo_methods[@]}" --keep 0.2)
-  rm -rf "$out"
-  mkdir -p "$out"
+  rm -rf "$folder"
+  mkdir -p "$folder"
 
   step "capture: one run of the model, written down"
-  "$kvscope" capture "$model" "${prompt[@]}" --profile qkv --new-tokens 24 -o "$out/demo.capture.h5"
+  "$kvscope" capture "$model" "${prompt[@]}" --profile qkv --new-tokens 24 -o "$folder/demo.capture.h5"
   step "decide: what each method keeps of it, at a fifth of the cache"
-  "$kvscope" decide "$out/demo.capture.h5" "${methods[@]}" --scores -o "$out"
+  "$kvscope" decide "$folder/demo.capture.h5" "${methods[@]}" --scores -o "$folder"
   step "generate: the answer with the full and with each smaller cache"
-  "$kvscope" generate "$model" "${prompt[@]}" "${methods[@]}" --new-tokens 24 -o "$out/answers" | tee "$out/generate.txt"
+  "$kvscope" generate "$model" "${prompt[@]}" "${methods[@]}" --new-tokens 24 -o "$folder/answers" | tee "$folder/generate.txt"
   step "spectral: eigen-analysis of the projections"
-  "$kvscope" spectral "$model" -o "$out/demo.spectrum.h5" >"$out/spectral.txt"
+  "$kvscope" spectral "$model" -o "$folder/demo.spectrum.h5" >"$folder/spectral.txt"
   step "report: what was lost, and what it costs"
-  local report=(report "$out/demo.capture.h5" "$out"/demo.*.decision.h5 "${find[@]}" --answers "$out/answers/answers.json")
-  "$kvscope" "${report[@]}" | tee "$out/report.txt"
-  "$kvscope" "${report[@]}" --format html >"$out/report.html"
+  local report=(report "$folder/demo.capture.h5" "$folder"/demo.*.decision.h5 "${find[@]}" --answers "$folder/answers/answers.json")
+  "$kvscope" "${report[@]}" | tee "$folder/report.txt"
+  "$kvscope" "${report[@]}" --format html >"$folder/report.html"
   if [ -x "$1/kvscope-viewer" ]; then
     step "view: the picture"
-    "$kvscope" view "$out/demo.capture.h5" "$out"/demo.*.decision.h5 "$out/demo.spectrum.h5" --render "$out/demo.png" --size 1600x1000
+    "$kvscope" view "$folder/demo.capture.h5" "$folder"/demo.*.decision.h5 "$folder/demo.spectrum.h5" --render "$folder/demo.png" --size 1600x1000
   fi
   cat <<TEXT
 
-Everything is in $out/:
+Everything is in $folder/:
   demo.capture.h5          the run: tokens, keys, values, queries, attention sums
   demo.*.decision.h5       one fate and one reason for each token, KV head and layer, by method
   demo.spectrum.h5         spectra of the projection weights (table: spectral.txt)
@@ -49,6 +49,6 @@ Everything is in $out/:
   generate.txt answers/    the answers, full cache against compressed; the live decisions
   demo.png                 the viewer
 
-Look around:  $kvscope view $out/demo.capture.h5 $out/demo.*.decision.h5 $out/demo.spectrum.h5
+Look around:  $kvscope view $folder/demo.capture.h5 $folder/demo.*.decision.h5 $folder/demo.spectrum.h5
 TEXT
 }

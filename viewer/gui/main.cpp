@@ -1,0 +1,137 @@
+#include <fmt/format.h>
+#include <imgui.h>
+#include <implot.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+
+#include "fonts.h"
+#include "kvscope/core/error.h"
+#include "load.h"
+#include "options.h"
+#include "png_file.h"
+#include "viewer.h"
+
+namespace kvscope::gui {
+namespace {
+
+/// ImGui and ImPlot, for as long as there is a back end.
+class Contexts {
+ public:
+  Contexts() {
+    ImGui::CreateContext();
+    ImPlot::CreateContext();
+    ImGuiIO& io = ImGui::GetIO();
+    io.IniFilename = nullptr;
+    io.ConfigFlags |= ImGuiConfigFlags_DockingEnable | ImGuiConfigFlags_NavEnableKeyboard;
+    load_fonts(15);
+  }
+  ~Contexts() {
+    ImPlot::DestroyContext();
+    ImGui::DestroyContext();
+  }
+  Contexts(const Contexts&) = delete;
+  Contexts& operator=(const Contexts&) = delete;
+};
+
+int print_checks(const Scene& scene) {
+  int failed = 0;
+  for (const SceneDecision& entry : scene.decisions) {
+    for (const Finding& finding : entry.findings) {
+      fmt::print("{:<8} {:<10} {}: {}\n", severity_name(finding.severity), finding.id, entry.title,
+                 finding.text);
+      failed += finding.severity == Severity::error ? 1 : 0;
+    }
+  }
+  fmt::print("{} decisions checked, {} failed\n", scene.decisions.size(), failed);
+  return failed > 0 ? 3 : 0;
+}
+
+State starting_state(const Scene& scene, const Options& options) {
+  State state = options.state.empty() ? first_state(scene) : from_link(options.state);
+  if (!options.theme.empty()) {
+    state.theme = options.theme;
+  }
+  return state;
+}
+
+bool has_display() {
+  return std::getenv("DISPLAY") != nullptr || std::getenv("WAYLAND_DISPLAY") != nullptr;
+}
+
+std::unique_ptr<Backend> make_backend(const Options& options) {
+  const bool picture = !options.render.empty();
+  std::string name = options.backend;
+  if (name == "auto") {
+    KVSCOPE_CHECK(picture || has_display(), ErrorCode::unsupported,
+                  "there is no display to open a window on", "",
+                  "render to a file instead: --render OUT.png, or print --checks");
+    name = picture ? "egl" : "glfw";
+  }
+  if (name == "egl") {
+    return make_egl_backend(options.size);
+  }
+  return name == "null" ? make_null_backend(options.size)
+                        : make_glfw_backend(options.size, "kvscope");
+}
+
+void draw_frame(Viewer& viewer, Backend& backend) {
+  ImGui::NewFrame();
+  viewer.frame();
+  ImGui::Render();
+  backend.end_frame();
+}
+
+int show(const Options& options) {
+  std::future<Scene> loading = load_scene(options.files);
+  if (options.checks) {
+    return print_checks(loading.get());
+  }
+  const Contexts contexts;
+  Scene scene = loading.get();
+  const State state = starting_state(scene, options);
+  const std::unique_ptr<Backend> backend = make_backend(options);
+  Viewer viewer(std::move(scene), state, *backend);
+  for (const std::string& command : options.commands) {
+    viewer.run(command);
+  }
+  if (options.render.empty() && options.backend != "null") {
+    while (backend->begin_frame()) {
+      draw_frame(viewer, *backend);
+    }
+    return 0;
+  }
+  constexpr int settling_frames = 4;  // docking and tables find their sizes in the first frames
+  for (int frame = 0; frame < settling_frames && backend->begin_frame(); ++frame) {
+    draw_frame(viewer, *backend);
+  }
+  if (!options.render.empty()) {
+    write_png(options.render, backend->read_back());
+    fmt::print("{}\n", options.render);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvscope::gui
+
+int main(int argc, char** argv) {
+  kvscope::gui::Options options;
+  try {
+    const int status = kvscope::gui::parse_options(argc, argv, options);
+    return status >= 0 ? status : kvscope::gui::show(options);
+  } catch (const kvscope::Error& error) {
+    fmt::print(stderr, "error: {}\n", error.message());
+    if (!error.where().empty()) {
+      fmt::print(stderr, "where: {}\n", error.where());
+    }
+    if (!error.fix().empty()) {
+      fmt::print(stderr, "fix:   {}\n", error.fix());
+    }
+    return kvscope::exit_status(error);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "error: {}\n", error.what());
+    return 1;
+  }
+}

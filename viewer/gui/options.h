@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "backend.h"
+
+namespace kvscope::gui {
+
+/// The command line of kvscope-viewer.
+struct Options {
+  std::vector<std::string> files;
+  std::string state;   ///< a link
+  std::string render;  ///< PNG to write instead of opening a window
+  std::vector<std::string> commands;
+  BackendSize size;
+  bool checks = false;
+  std::string theme;
+  std::string backend = "auto";
+};
+
+/// Parses; -1 to go on, else the exit status (0 after --help, 2 wrong usage).
+int parse_options(int argc, char** argv, Options& options);
+
+}  // namespace kvscope::gui

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+#include "kvscope/scene/fate_map.h"
+
+namespace kvscope::gui {
+
+/// Writes a PNG under a temporary name, then renames. Throws Error{io}.
+void write_png(const std::string& path, const Pixels& pixels);
+
+}  // namespace kvscope::gui

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kvscope/core/capture_index.h"
+#include "kvscope/core/decision.h"
+#include "kvscope/core/spectrum.h"
+#include "kvscope/core/tokens.h"
+#include "kvscope/scene/agreement.h"
+#include "kvscope/scene/checks.h"
+#include "kvscope/scene/fate_counts.h"
+#include "kvscope/scene/state.h"
+
+namespace kvscope {
+
+/// A decision with what every panel asks of it, counted once.
+struct SceneDecision {
+  Decision decision;
+  std::string title;  ///< "1 snapkv 0.2"
+  FateTable fates;
+  std::vector<std::string> letters;  ///< [layers] of [kv_heads * tokens] fate letters
+  std::vector<int> heads_by_layer;   ///< [layers, tokens] KV heads in which the token holds a slot
+  std::vector<Finding> findings;
+};
+
+/// Everything that was opened. Immutable once made; panels are functions of a scene and a state.
+struct Scene {
+  CaptureIndex capture;
+  TokenTable tokens;
+  std::vector<SceneDecision> decisions;
+  std::optional<Spectrum> spectrum;
+
+  StateLimits limits() const;
+  int layers() const;  ///< rows of the maps
+  int kv_heads() const;
+  int token_count() const;
+  /// True index of a row of the maps.
+  int layer_of(int row) const;
+};
+
+/// Joins what was read from files. Throws Error{usage} if a decision belongs to another prompt,
+/// model or shape than the capture, or decisions disagree with each other.
+Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
+                 std::vector<Decision> decisions, std::optional<Spectrum> spectrum);
+
+/// The state a scene opens with: the layer and token whose loss costs most in the first decision.
+State first_state(const Scene& scene);
+
+/// A token as a panel writes it: space as a middle dot, line breaks and control characters as
+/// signs, bytes that are no UTF-8 as hexadecimal.
+std::string shown_token(const std::string& bytes);
+
+}  // namespace kvscope
