@@ -5,8 +5,6 @@
 #include <hdf5_hl.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <filesystem>
 #include <limits>
 
@@ -27,17 +25,6 @@ herr_t collect_reason(unsigned, const H5E_error2_t* entry, void* text) {
     reason = part;
   }
   return 0;
-}
-
-Handle float_type(std::size_t sign, std::size_t exponent_at, std::size_t exponent_bits,
-                  std::size_t mantissa_bits, std::size_t bias) {
-  Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
-  H5Tset_fields(type, sign, exponent_at, exponent_bits, 0, mantissa_bits);
-  H5Tset_precision(type, 16);
-  H5Tset_offset(type, 0);
-  H5Tset_size(type, 2);
-  H5Tset_ebias(type, bias);
-  return type;
 }
 
 herr_t collect_dataset(hid_t, const char* name, const H5O_info_t* info, void* list) {
@@ -143,88 +130,6 @@ Handle create_file(const std::string& path) {
   return file;
 }
 
-Handle disk_type(ElementType type) {
-  const auto copy = [](hid_t standard) { return Handle(H5Tcopy(standard), H5Tclose); };
-  switch (type) {
-    case ElementType::f4:
-      return copy(H5T_IEEE_F32LE);
-    case ElementType::f8:
-      return copy(H5T_IEEE_F64LE);
-    case ElementType::f2:
-      return float_type(15, 10, 5, 10, 15);
-    case ElementType::bf16:
-      return float_type(15, 7, 8, 7, 127);
-    case ElementType::i4:
-      return copy(H5T_STD_I32LE);
-    case ElementType::i8:
-      return copy(H5T_STD_I64LE);
-    case ElementType::u1:
-      return copy(H5T_STD_U8LE);
-    case ElementType::u8:
-      return copy(H5T_STD_U64LE);
-  }
-  return {};
-}
-
-ElementType element_type(hid_t type, const std::string& object) {
-  const H5T_class_t kind = H5Tget_class(type);
-  const std::size_t size = H5Tget_size(type);
-  if (kind == H5T_FLOAT && H5Tget_order(type) == H5T_ORDER_LE) {
-    if (size == 4 || size == 8) {
-      return size == 4 ? ElementType::f4 : ElementType::f8;
-    }
-    std::size_t sign = 0;
-    std::size_t exponent_at = 0;
-    std::size_t exponent_bits = 0;
-    std::size_t mantissa_at = 0;
-    std::size_t mantissa_bits = 0;
-    H5Tget_fields(type, &sign, &exponent_at, &exponent_bits, &mantissa_at, &mantissa_bits);
-    if (size == 2 && (exponent_bits == 5 || exponent_bits == 8)) {
-      return exponent_bits == 5 ? ElementType::f2 : ElementType::bf16;
-    }
-  }
-  if (kind == H5T_INTEGER) {
-    const bool is_signed = H5Tget_sign(type) == H5T_SGN_2;
-    if (size == 4 && is_signed) {
-      return ElementType::i4;
-    }
-    if (size == 8) {
-      return is_signed ? ElementType::i8 : ElementType::u8;
-    }
-    if (size == 1 && !is_signed) {
-      return ElementType::u1;
-    }
-    if (size == 4) {
-      return ElementType::i8;
-    }
-  }
-  throw Error(ErrorCode::corrupt_file, "the element type is none that kvscope writes", object);
-}
-
-std::size_t element_bytes(ElementType type) {
-  switch (type) {
-    case ElementType::f4:
-    case ElementType::i4:
-      return 4;
-    case ElementType::f2:
-    case ElementType::bf16:
-      return 2;
-    case ElementType::u1:
-      return 1;
-    case ElementType::f8:
-    case ElementType::i8:
-    case ElementType::u8:
-      return 8;
-  }
-  return 0;
-}
-
-const char* element_name(ElementType type) {
-  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16",
-                                   "int32",   "int64",   "uint8",   "uint64"};
-  return names[static_cast<std::size_t>(type)];
-}
-
 bool exists(hid_t file, const std::string& path) {
   const Session session;
   for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
@@ -277,14 +182,6 @@ std::vector<std::string> list_datasets(hid_t file) {
           ErrorCode::corrupt_file, "the list of datasets cannot be read", "/");
   std::sort(names.begin(), names.end());
   return names;
-}
-
-std::uint16_t to_bf16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (std::isnan(value)) {
-    return static_cast<std::uint16_t>((bits >> 16) | 0x40);
-  }
-  return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 Handle create_dataset(hid_t file, const DatasetSpec& spec, CreateOptions options) {

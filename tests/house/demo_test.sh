@@ -13,8 +13,8 @@ expect() { # expect FILE PATTERN
   grep -qE -- "$2" "$1" || die "$1 does not say $2"
 }
 for method in "${demo_methods[@]}"; do
-  expect "$out/report.txt" "${method//|/.}"
-  expect "$out/generate.txt" "${method//|/.}"
+  expect "$out/report.txt" "${method//|/ . }"
+  expect "$out/generate.txt" "${method//|/ . }"
 done
 expect "$out/report.html" '</html>'
 for file in "$out"/demo.capture.h5 "$out"/demo.*.decision.h5 "$out"/answers/live.*.decision.h5 "$out/demo.spectrum.h5"; do

@@ -27,7 +27,7 @@ MODULES = {
     "spectral": ("spectral", "model storage", "fmt eigen cusolver"),
     "scene": ("viewer/scene", "", "fmt json"),
     "report": ("viewer/report", "scene storage", "fmt json png"),
-    "gui": ("viewer/gui", "scene report storage", "fmt imgui gl png"),
+    "gui": ("viewer/gui", "scene report storage", "fmt imgui gl png cli11"),
     "cli": ("viewer/cli",
             "storage model kernels evidence capture runtime attach methods spectral scene report",
             "fmt cli11 torch json"),

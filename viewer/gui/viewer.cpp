@@ -260,7 +260,7 @@ void Viewer::dock() {
     }
     ImGui::DockBuilderFinish(root);
   }
-  ImGui::DockSpace(root, ImVec2(0, 0), ImGuiDockNodeFlags_AutoHideTabBar);
+  ImGui::DockSpace(root);
   ImGui::End();
 }
 

@@ -117,32 +117,6 @@ State run_command(const std::string& id, const Scene& scene, const State& state)
       near.empty() ? "the palette (Ctrl+K) lists them" : fmt::format("did you mean '{}'?", near));
 }
 
-Place costliest_loss(const Scene& scene, const State& state) {
-  if (scene.decisions.empty()) {
-    return {};
-  }
-  const Decision& decision = scene.decisions[static_cast<std::size_t>(state.a)].decision;
-  const std::vector<float>& lost = decision.metrics.lost_error;
-  const auto place_of = [&](std::int64_t cell) {
-    return Place{static_cast<int>(cell / decision.tokens / decision.kv_heads),
-                 static_cast<int>(cell / decision.tokens % decision.kv_heads),
-                 static_cast<int>(cell % decision.tokens)};
-  };
-  if (!lost.empty()) {
-    return place_of(std::max_element(lost.begin(), lost.end()) - lost.begin());
-  }
-  for (std::size_t row = 0; row < decision.layers.size(); ++row) {
-    const LayerDecision& layer = decision.layers[row];
-    const auto found = std::find_if(layer.removed_at.begin(), layer.removed_at.end(),
-                                    [](std::uint32_t event) { return event != alive; });
-    if (found != layer.removed_at.end()) {
-      return place_of(static_cast<std::int64_t>(row) * layer.kv_heads * layer.tokens +
-                      (found - layer.removed_at.begin()));
-    }
-  }
-  return {};
-}
-
 Place worst_agreement(const Scene& scene, const State& state) {
   if (scene.decisions.size() < 2 || state.a == state.b) {
     return {};

@@ -84,18 +84,46 @@ Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
   return scene;
 }
 
+Place costliest_loss(const Scene& scene, const State& state) {
+  Place best;
+  if (scene.decisions.empty()) {
+    return best;
+  }
+  const Decision& decision = scene.decisions[static_cast<std::size_t>(state.a)].decision;
+  const std::vector<float>& lost = decision.metrics.lost_error;
+  float worst = 0;
+  std::size_t cell = 0;
+  for (std::size_t row = 0; row < decision.layers.size(); ++row) {
+    for (int kv_head = 0; kv_head < decision.kv_heads; ++kv_head) {
+      for (int token = 0; token < decision.tokens; ++token, ++cell) {
+        const LayerDecision& layer = decision.layers[row];
+        const Segment segment = scene.tokens.segment[static_cast<std::size_t>(token)];
+        if (segment == Segment::chat_template ||
+            layer.removed_at[layer.cell(kv_head, token)] == alive) {
+          continue;
+        }
+        const float cost = lost.empty() ? 1.0f : lost[cell];
+        if (cost > worst) {
+          worst = cost;
+          best = {static_cast<int>(row), kv_head, token};
+        }
+      }
+    }
+  }
+  return best;
+}
+
 State first_state(const Scene& scene) {
   State state;
-  if (!scene.decisions.empty()) {
-    const Decision& decision = scene.decisions.front().decision;
-    const std::vector<float>& lost = decision.metrics.lost_error;
-    if (!lost.empty()) {
-      const auto worst =
-          static_cast<std::int64_t>(std::max_element(lost.begin(), lost.end()) - lost.begin());
-      state.token = static_cast<int>(worst % decision.tokens);
-      state.layer = static_cast<int>(worst / decision.tokens / decision.kv_heads);
-    }
-  } else if (scene.spectrum) {
+  const Place place = costliest_loss(scene, state);
+  if (place.row >= 0) {
+    state.layer = place.row;
+    state.token = place.token;
+  }
+  if (!scene.decisions.empty() && !scene.decisions.front().decision.metrics.empty()) {
+    state.head_value = "error";
+  }
+  if (scene.layers() == 0 && scene.spectrum) {
     state.layout = "weights";
   }
   return clamped(state, scene.limits());

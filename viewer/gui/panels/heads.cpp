@@ -73,7 +73,7 @@ void draw_heads(Ui& ui) {
     }
     for (int kv_head = 0; kv_head < map.kv_heads; ++kv_head) {
       const double value = map.at(row, kv_head);
-      const double part = (value - map.least) / span;
+      const double part = map.most > map.least ? (value - map.least) / span : 0.5;
       const Colour colour = map.cost ? cost_colour(part, ui.dark) : share_colour(part, ui.dark);
       const ImVec2 at(origin.x + label + cell_width * static_cast<float>(kv_head), y);
       const ImVec2 end(at.x + cell_width - 1, at.y + cell_height - 1);

@@ -19,6 +19,11 @@ std::string number(double value) {
   return std::isnan(value) ? "-" : fmt::format("{:.3g}", value);
 }
 
+/// Reasons fit a narrow column; the tooltip has them whole.
+std::string short_reason(const std::string& reason) {
+  return reason == "observation window" ? "window" : reason;
+}
+
 void details(const WhyRow& row) {
   std::string text = fmt::format("{}, KV head {}: {}, by {}", row.title, row.kv_head,
                                  fate_name(row.letter), row.reason);
@@ -66,14 +71,14 @@ void draw_inspector(Ui& ui) {
                              .c_str());
   ImGui::TextDisabled("layer %d; A keeps it in %d of %d heads of the model", inspection.layer,
                       inspection.kept_heads, inspection.heads);
-  if (!ImGui::BeginTable("why", 7,
+  if (!ImGui::BeginTable("why", 6,
                          ImGuiTableFlags_RowBg | ImGuiTableFlags_ScrollY |
                              ImGuiTableFlags_BordersInnerV | ImGuiTableFlags_SizingFixedFit)) {
     return;
   }
   ImGui::TableSetupScrollFreeze(0, 1);
   ImGui::TableSetupColumn("method", ImGuiTableColumnFlags_WidthStretch);
-  for (const char* name : {"head", "fate", "rank", "score", "margin", "cost if lost"}) {
+  for (const char* name : {"head", "fate", "rank", "margin", "cost if lost"}) {
     ImGui::TableSetupColumn(name);
   }
   ImGui::TableHeadersRow();
@@ -92,8 +97,7 @@ void draw_inspector(Ui& ui) {
     cell(fmt::format("{}", row.kv_head));
     ImGui::TableNextColumn();
     fate_badge(ui, row.letter);
-    cell(row.has_score ? fmt::format("{}/{}", row.rank, row.candidates) : row.reason);
-    cell(row.has_score ? number(row.score) : "-");
+    cell(row.has_score ? fmt::format("{}/{}", row.rank, row.candidates) : short_reason(row.reason));
     cell(std::isnan(row.margin) || !row.has_score ? "-"
                                                   : fmt::format("{:+.1f} %", 100 * row.margin));
     cell(number(row.lost_error));

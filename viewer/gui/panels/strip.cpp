@@ -9,8 +9,9 @@
 namespace kvscope::gui {
 namespace {
 
-/// How many tokens before the selected one the strip starts, so that it stays in sight.
-constexpr int lead = 140;
+/// Tokens that about fill a line: the strip starts a third of its lines before the selected token,
+/// and never so late that it ends half empty.
+constexpr float tokens_per_pixel = 1.0f / 42;
 
 void legend(Ui& ui) {
   ImDrawList* draw = ImGui::GetWindowDrawList();
@@ -50,7 +51,9 @@ void draw_strip(Ui& ui) {
   const float width = ImGui::GetContentRegionAvail().x;
   const float height = ImGui::GetContentRegionAvail().y;
   const float line = ImGui::GetFontSize() + 9;
-  const int first = std::max(0, ui.state.token - lead);
+  const int room = static_cast<int>(width * tokens_per_pixel * height / line);
+  const int first =
+      std::clamp(ui.state.token - room / 3, 0, std::max(0, ui.scene.token_count() - room));
   ImVec2 at = origin;
   for (const StripToken& cell : token_strip(ui.scene, ui.state, first, first + 2400)) {
     const float text_width = std::max(ImGui::CalcTextSize(cell.text.c_str()).x, 4.0f);

@@ -65,7 +65,7 @@ void draw_ranks(Ui& ui) {
   }
   ImGui::TextDisabled("effective rank over that of a Gaussian matrix of the same shape");
   plot_curves("##ranks", "layer", "effective rank / null",
-              layer_curves(*ui.scene.spectrum, "erank_rel"), false);
+              layer_curves(*ui.scene.spectrum, "erank_energy_rel"), false);
 }
 
 void draw_asymmetry(Ui& ui) {
@@ -91,11 +91,11 @@ void draw_head_grid(Ui& ui) {
   const char* projections[] = {"q", "k", "v", "o"};
   int columns = 0;
   for (const char* projection : projections) {
-    columns += head_grid(spectrum, projection, "erank_rel").heads;
+    columns += head_grid(spectrum, projection, "erank_energy_rel").heads;
   }
   float x = origin.x + label;
   for (const char* projection : projections) {
-    const HeadGrid grid = head_grid(spectrum, projection, "erank_rel");
+    const HeadGrid grid = head_grid(spectrum, projection, "erank_energy_rel");
     if (grid.heads == 0) {
       continue;
     }

@@ -21,14 +21,6 @@ const std::vector<Command>& commands();
 /// Runs a command by its id. Throws Error{usage} with the nearest id.
 State run_command(const std::string& id, const Scene& scene, const State& state);
 
-/// The token whose loss costs most in decision A (metrics), or the first lost one; -1 if none.
-struct Place {
-  int row = -1;
-  int kv_head = -1;
-  int token = -1;
-};
-Place costliest_loss(const Scene& scene, const State& state);
-
 /// The layer and head where A and B disagree most.
 Place worst_agreement(const Scene& scene, const State& state);
 

@@ -45,7 +45,18 @@ struct Scene {
 Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
                  std::vector<Decision> decisions, std::optional<Spectrum> spectrum);
 
-/// The state a scene opens with: the layer and token whose loss costs most in the first decision.
+/// A cell of the maps; -1 = none.
+struct Place {
+  int row = -1;
+  int kv_head = -1;
+  int token = -1;
+};
+
+/// The token of the text (not of the chat template) whose loss costs most in decision A by its
+/// metrics; without metrics the first lost one.
+Place costliest_loss(const Scene& scene, const State& state);
+
+/// The state a scene opens with: where the first decision's most costly loss lies.
 State first_state(const Scene& scene);
 
 /// A token as a panel writes it: space as a middle dot, line breaks and control characters as

@@ -17,7 +17,8 @@ struct Curve {
 /// Eigenvalues of one layer's projections by rank, as shares of their sum: log-log.
 std::vector<Curve> eigen_curves(const Spectrum& spectrum, int row);
 
-/// A table by layer of each projection, e.g. "metrics/layer/erank_rel": [layers] per projection.
+/// A table by layer of each projection, e.g. "metrics/layer/erank_energy_rel": [layers] per
+/// projection.
 std::vector<Curve> layer_curves(const Spectrum& spectrum, const std::string& metric);
 
 /// The asymmetry index by layer: A_KV with its head quartiles where they exist.
