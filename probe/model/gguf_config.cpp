@@ -148,13 +148,21 @@ std::string gguf_name(Weight weight, int layer) {
       case Weight::attention_norm:
         return "attn_norm";
       case Weight::wq:
+      case Weight::bq:
         return "attn_q";
       case Weight::wk:
+      case Weight::bk:
         return "attn_k";
       case Weight::wv:
+      case Weight::bv:
         return "attn_v";
       case Weight::wo:
+      case Weight::bo:
         return "attn_output";
+      case Weight::q_norm:
+        return "attn_q_norm";
+      case Weight::k_norm:
+        return "attn_k_norm";
       case Weight::mlp_norm:
         return "ffn_norm";
       case Weight::mlp_gate:
@@ -165,7 +173,9 @@ std::string gguf_name(Weight weight, int layer) {
         return "ffn_down";
     }
   };
-  return fmt::format("blk.{}.{}.weight", layer, part());
+  const bool bias = weight == Weight::bq || weight == Weight::bk || weight == Weight::bv ||
+                    weight == Weight::bo;
+  return fmt::format("blk.{}.{}.{}", layer, part(), bias ? "bias" : "weight");
 }
 
 }  // namespace kvscope

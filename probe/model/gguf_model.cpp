@@ -47,6 +47,16 @@ Shape expected_shape(Weight weight, const ModelConfig& config) {
       return {config.mlp_dim, hidden};
     case Weight::mlp_down:
       return {hidden, config.mlp_dim};
+    case Weight::bq:
+      return {query_rows, 1};
+    case Weight::bk:
+    case Weight::bv:
+      return {kv_rows, 1};
+    case Weight::bo:
+      return {hidden, 1};
+    case Weight::q_norm:
+    case Weight::k_norm:
+      return {shape.head_dim, 1};
   }
   return {};
 }

@@ -38,6 +38,12 @@ enum class Weight {
   mlp_gate,         ///< [mlp_dim, hidden_dim]
   mlp_up,           ///< [mlp_dim, hidden_dim]
   mlp_down,         ///< [hidden_dim, mlp_dim]
+  bq,               ///< [query_heads * head_dim], half-split RoPE row order; few families have it
+  bk,               ///< [kv_heads * head_dim], likewise
+  bv,               ///< [kv_heads * head_dim]
+  bo,               ///< [hidden_dim]
+  q_norm,           ///< [head_dim] gain of the per-head norm of queries, before RoPE
+  k_norm,           ///< [head_dim] likewise of keys
 };
 
 /// A model on disk (GGUF), memory-mapped and checked before use: every count, offset, type and shape.
