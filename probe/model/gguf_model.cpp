@@ -57,6 +57,16 @@ Shape expected_shape(Weight weight, const ModelConfig& config) {
     case Weight::q_norm:
     case Weight::k_norm:
       return {shape.head_dim, 1};
+    case Weight::mlp_gate_bias:
+    case Weight::mlp_up_bias:
+      return {config.mlp_dim, 1};
+    case Weight::mlp_down_bias:
+    case Weight::post_attention_norm:
+    case Weight::post_mlp_norm:
+    case Weight::attention_norm_bias:
+    case Weight::mlp_norm_bias:
+    case Weight::output_norm_bias:
+      return {hidden, 1};
   }
   return {};
 }

@@ -6,12 +6,31 @@
 
 namespace kvscope {
 
-/// Rotary embedding of one run. Pairs are half-split: channel i rotates with channel i + dims / 2.
+/// Whether the rotation changes with the length of the sequence.
+enum class RopeGrowth {
+  fixed,        ///< one table for every length
+  longrope,     ///< a second table once the sequence is longer than `original_context`
+  dynamic_ntk,  ///< the base grows with every token beyond `original_context`
+};
+
+/// Rotary embedding of one layer. Pairs are half-split: channel i rotates with channel i + dims
+/// / 2.
 struct RopeParameters {
   double base = 10000.0;
-  int dims = 0;                           ///< rotated channels of each head; the rest pass through
+  int dims =
+      0;  ///< rotated channels of each head, the first ones; the rest pass through. 0 = no rotation
   std::vector<double> inverse_frequency;  ///< [dims / 2] radians per position, scaling applied
   double attention_factor = 1.0;          ///< multiplies cos and sin
+  std::string scaling = "none";  ///< none, linear, llama3, yarn, longrope, dynamic; already applied
+  RopeGrowth growth = RopeGrowth::fixed;
+  int original_context = 0;    ///< tokens up to which `inverse_frequency` holds, unless `fixed`
+  double growth_factor = 1.0;  ///< dynamic_ntk: its factor
+  std::vector<double> long_inverse_frequency;  ///< longrope: [dims / 2] beyond `original_context`
+
+  /// The table for a forward pass after which `tokens` tokens have been seen; `inverse_frequency`
+  /// unless the rotation grows. Keys rotated earlier keep the table they were rotated with, as in
+  /// transformers. Dynamic NTK: base (f n / original - (f - 1))^(dims / (dims - 2)).
+  std::vector<double> frequencies(std::int64_t tokens) const;
 };
 
 /// Sizes and attention constants of a model; what every piece of kvscope needs to know about it.
@@ -27,7 +46,13 @@ struct ModelShape {
   std::vector<int>
       layer_windows;  ///< [layers] sliding window in tokens, 0 = global; empty = all global
   RopeParameters rope;
+  /// [layers] where layers rotate differently: Gemma 3's local layers, layers without rotation
+  /// (NoPE: dims 0); empty = `rope` in all of them.
+  std::vector<RopeParameters> layer_ropes;
 
+  const RopeParameters& rope_of(int layer) const {
+    return layer_ropes.empty() ? rope : layer_ropes[static_cast<std::size_t>(layer)];
+  }
   int group_size() const { return query_heads / kv_heads; }
   int kv_head_of(int query_head) const { return query_head / group_size(); }
   int window_of(int layer) const {
