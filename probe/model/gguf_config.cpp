@@ -169,8 +169,10 @@ std::string gguf_name(Weight weight, int layer) {
         return "ffn_gate";
       case Weight::mlp_up:
         return "ffn_up";
-      default:
+      case Weight::mlp_down:
         return "ffn_down";
+      default:
+        return "none";  // a weight of families that this reader refuses
     }
   };
   const bool bias = weight == Weight::bq || weight == Weight::bk || weight == Weight::bv ||

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/log.h>
+#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/softmax.h>
@@ -25,10 +26,10 @@ at::Tensor slot_positions(const SlotTable& table) {
   return positions;
 }
 
-}  // namespace
-
-at::Tensor attention_rows(const at::Tensor& queries, const std::vector<std::int32_t>& positions,
-                          const LayerState& state, const ModelShape& shape, int layer) {
+/// Logits of queries [query_heads, rows, head_dim] over the slots: [kv_heads, group, rows, slots],
+/// -inf where a query sees nothing.
+at::Tensor slot_logits(const at::Tensor& queries, std::span<const std::int32_t> positions,
+                       const LayerState& state, const ModelShape& shape, int layer) {
   const SlotTable table = state.slots();
   const std::int64_t rows = queries.size(1);
   const at::Device device = queries.device();
@@ -52,9 +53,41 @@ at::Tensor attention_rows(const at::Tensor& queries, const std::vector<std::int3
   if (const int window = shape.window_of(layer); window > 0) {
     hidden = hidden.logical_or(slot_position.le(query_position.sub(window)));
   }
-  logits.masked_fill_(hidden, -std::numeric_limits<float>::infinity());
-  const at::Tensor probability = at::nan_to_num(at::softmax(logits, -1), 0.0);
-  return probability.view({shape.query_heads, rows, table.slots});
+  return logits.masked_fill_(hidden, -std::numeric_limits<float>::infinity());
+}
+
+}  // namespace
+
+at::Tensor attention_rows(const at::Tensor& queries, std::span<const std::int32_t> positions,
+                          const LayerState& state, const ModelShape& shape, int layer) {
+  const at::Tensor logits = slot_logits(queries, positions, state, shape, layer);
+  return at::nan_to_num(at::softmax(logits, -1), 0.0)
+      .view({shape.query_heads, queries.size(1), logits.size(3)});
+}
+
+AttentionResult attend_by_position(const at::Tensor& queries,
+                                   std::span<const std::int32_t> positions, const LayerState& state,
+                                   const ModelShape& shape, int layer) {
+  constexpr std::int64_t block = 128;
+  const std::int64_t rows = queries.size(1);
+  const at::Tensor values = state.values().to(at::kFloat);
+  AttentionResult result{at::empty(queries.sizes(), queries.options()),
+                         at::empty({shape.query_heads, rows}, queries.options())};
+  for (std::int64_t first = 0; first < rows; first += block) {
+    const std::int64_t count = std::min(block, rows - first);
+    const at::Tensor logits = slot_logits(
+        queries.narrow(1, first, count),
+        positions.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), state,
+        shape, layer);
+    const at::Tensor probability = at::nan_to_num(at::softmax(logits, -1), 0.0);
+    const at::Tensor output = at::matmul(
+        probability.view({shape.kv_heads, shape.group_size() * count, logits.size(3)}), values);
+    result.output.narrow(1, first, count)
+        .copy_(output.view({shape.query_heads, count, shape.head_dim}));
+    result.lse.narrow(1, first, count)
+        .copy_(at::logsumexp(logits, {-1}).view({shape.query_heads, count}));
+  }
+  return result;
 }
 
 }  // namespace kvscope::detail

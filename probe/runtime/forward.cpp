@@ -1,12 +1,15 @@
 #include "forward.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 
+#include "attention_rows.h"
 #include "kvscope/core/error.h"
 #include "kvscope/kernels/attention_stats.h"
 #include "rotation.h"
@@ -23,19 +26,28 @@ struct Workspace {
   at::Tensor normed;   ///< [rows, hidden_dim]
   at::Tensor qkv;      ///< [rows, (query_heads + 2 kv_heads) * head_dim]
   at::Tensor queries;  ///< [query_heads, rows, head_dim] float32
-  at::Tensor gate_up;  ///< [mlp_block, 2 mlp_dim]
-  at::Tensor active;   ///< [mlp_block, mlp_dim]
+  at::Tensor gate_up;  ///< [block, 2 mlp_dim], or [block, mlp_dim] without a gate
+  at::Tensor active;   ///< [block, mlp_dim]
 };
 
-Workspace workspace_of(const LoadedModel& model, std::int64_t rows) {
+Workspace workspace_of(const LoadedModel& model, std::int64_t rows, std::int64_t block) {
   const ModelShape& shape = model.shape();
   const at::TensorOptions options = model.embedding().options();
-  const std::int64_t block = std::min(rows, mlp_block);
-  const std::int64_t mlp = model.config().mlp_dim;
   return {at::empty({rows, shape.hidden_dim}, options),
           at::empty({rows, model.layer(0).qkv.size(0)}, options),
           at::empty({shape.query_heads, rows, shape.head_dim}, options.dtype(at::kFloat)),
-          at::empty({block, 2 * mlp}, options), at::empty({block, mlp}, options)};
+          at::empty({block, model.layer(0).gate_up.size(0)}, options),
+          at::empty({block, model.config().mlp_dim}, options)};
+}
+
+/// out = x weight^T + bias
+void product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+             at::Tensor& out) {
+  if (bias.defined()) {
+    at::addmm_out(out, bias, x, weight.t());
+  } else {
+    at::mm_out(out, x, weight.t());
+  }
 }
 
 /// Takes back what a failed pass appended.
@@ -71,9 +83,10 @@ class Pass {
         input_(input),
         watch_(watch),
         rows_(static_cast<int>(input.ids.size())),
-        rotation_(rotation_of(model.shape().rope, input.positions, model.device())),
-        space_(workspace_of(model, rows_)),
-        hidden_(embed(model.embedding(), input.ids)) {}
+        mlp_block_(watch.stage ? rows_ : std::min<std::int64_t>(rows_, mlp_block)),
+        rotations_(model.shape(), input.positions, input.prompt_tokens, model.device()),
+        space_(workspace_of(model, rows_, mlp_block_)),
+        hidden_(embed(model.embedding(), input.ids, model.config().embedding_scale)) {}
 
   at::Tensor run() {
     for (int layer = 0; layer < model_.shape().layers; ++layer) {
@@ -86,75 +99,149 @@ class Pass {
       }
     }
     at::Tensor final_rows = space_.normed.narrow(0, 0, hidden_.size(0));
-    rms_norm(hidden_, model_.output_norm(), model_.config().norm_epsilon, final_rows);
+    normalise(hidden_, model_.output_norm(), model_.config(), final_rows);
+    show(Stage::final_norm, model_.shape().layers, final_rows);
     return final_rows;
   }
 
  private:
+  void show(Stage stage, int layer, const at::Tensor& tensor) const {
+    if (watch_.stage) {
+      watch_.stage(stage, layer, tensor);
+    }
+  }
+
   void run_layer(int layer) {
+    const LayerWeights& weights = model_.layer(layer);
     const bool last = layer + 1 == model_.shape().layers;
     // After the last layer only the newest row is read, so older rows end at its keys and values.
     const int kept_rows = last && !input_.all_rows ? 1 : rows_;
     const int watched = watch_.rows ? std::min(rows_, watch_.rows(layer, rows_)) : 0;
+    show(Stage::residual_in, layer, hidden_);
     project_and_append(layer);
     const at::Tensor attended = attend(layer, std::max(kept_rows, watched));
     hidden_ = hidden_.narrow(0, rows_ - kept_rows, kept_rows);
-    const at::Tensor output = attended.narrow(1, attended.size(1) - kept_rows, kept_rows)
-                                  .transpose(0, 1)
-                                  .reshape({kept_rows, -1})
-                                  .to(model_.dtype());
-    add_product(output, model_.layer(layer).output, hidden_);
-    run_mlp(layer);
+    const at::Tensor heads = attended.narrow(1, attended.size(1) - kept_rows, kept_rows);
+    show(Stage::attention_output, layer, heads);
+    const at::Tensor mlp_input = model_.config().parallel_mlp ? hidden_.clone() : hidden_;
+    add_block(Stage::block_attention, layer,
+              heads.transpose(0, 1).reshape({kept_rows, -1}).to(model_.dtype()), weights.output,
+              weights.output_bias, weights.post_attention_norm, hidden_);
+    show(Stage::residual_mid, layer, hidden_);
+    run_mlp(layer, mlp_input);
+    show(Stage::residual_out, layer, hidden_);
+  }
+
+  /// Heads [first, first + count) of the projections of this pass: [count, rows, head_dim], a view.
+  at::Tensor projected(int first, int count) const {
+    const std::int64_t head_dim = model_.shape().head_dim;
+    return space_.qkv.narrow(1, first * head_dim, count * head_dim)
+        .view({rows_, count, head_dim})
+        .transpose(0, 1);
+  }
+
+  at::Tensor keys_pre_rope() const {
+    return projected(model_.shape().query_heads, model_.shape().kv_heads);
+  }
+
+  void show_projections(Stage queries, Stage keys, int layer) const {
+    if (watch_.stage) {
+      show(queries, layer, projected(0, model_.shape().query_heads));
+      show(keys, layer, keys_pre_rope());
+    }
   }
 
   /// Queries, keys and values of this pass; keys and values become live slots.
   void project_and_append(int layer) {
     const LayerWeights& weights = model_.layer(layer);
-    rms_norm(hidden_, weights.attention_norm, model_.config().norm_epsilon, space_.normed);
-    at::mm_out(space_.qkv, space_.normed, weights.qkv.t());
+    const ModelShape& shape = model_.shape();
+    const double epsilon = model_.config().norm_epsilon;
+    normalise(hidden_, weights.attention_norm, model_.config(), space_.normed);
+    show(Stage::attention_input, layer, space_.normed);
+    product(space_.normed, weights.qkv, weights.qkv_bias, space_.qkv);
+    show_projections(Stage::queries_raw, Stage::keys_raw, layer);
+    if (weights.query_norm.defined()) {
+      norm_heads(space_.qkv, 0, shape.query_heads, weights.query_norm, epsilon);
+    }
+    if (weights.key_norm.defined()) {
+      norm_heads(space_.qkv, static_cast<std::int64_t>(shape.query_heads) * shape.head_dim,
+                 shape.kv_heads, weights.key_norm, epsilon);
+    }
+    show_projections(Stage::queries_pre_rope, Stage::keys_pre_rope, layer);
     LayerState& state = layers_[static_cast<std::size_t>(layer)];
     state.reserve(rows_);
-    split_heads(space_.qkv, rotation_, model_.shape(), state, space_.queries);
+    split_heads(space_.qkv, rotations_.of(layer), shape, state, space_.queries);
     state.append(input_.first_token, input_.positions);
+    show(Stage::queries, layer, space_.queries);
+    show(Stage::keys, layer, state.keys());
+    show(Stage::values, layer, state.values());
   }
 
   /// Attention output of the newest `count` rows: [query_heads, count, head_dim].
   at::Tensor attend(int layer, int count) {
     const ModelShape& shape = model_.shape();
     const LayerState& state = layers_[static_cast<std::size_t>(layer)];
-    AttentionOptions options;
-    options.scale = shape.attention_scale;
-    options.softcap = shape.logit_softcap;
-    options.window = shape.window_of(layer);
-    options.first_query = state.longest() - count;
-    options.causal_tail = count;
-    const AttentionResult result = attention_with_lse(
-        space_.queries.narrow(1, rows_ - count, count), state.keys().to(at::kFloat),
-        state.values().to(at::kFloat), state.multiplicity(), state.lengths(), options);
+    const at::Tensor queries = space_.queries.narrow(1, rows_ - count, count);
+    AttentionResult result;
+    if (state.cut() && shape.window_of(layer) > 0) {  // slots are no longer the tokens in a row
+      result = attend_by_position(queries,
+                                  input_.positions.subspan(static_cast<std::size_t>(rows_ - count)),
+                                  state, shape, layer);
+    } else {
+      AttentionOptions options;
+      options.scale = shape.attention_scale;
+      options.softcap = shape.logit_softcap;
+      options.window = shape.window_of(layer);
+      options.first_query = state.longest() - count;
+      options.causal_tail = count;
+      result =
+          attention_with_lse(queries, state.keys().to(at::kFloat), state.values().to(at::kFloat),
+                             state.multiplicity(), state.lengths(), options);
+    }
     if (watch_.layer) {
-      const std::int64_t key_columns = static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim;
-      const at::Tensor keys_pre_rope =
-          space_.qkv
-              .narrow(1, static_cast<std::int64_t>(shape.query_heads) * shape.head_dim, key_columns)
-              .view({rows_, shape.kv_heads, shape.head_dim})
-              .transpose(0, 1);
-      watch_.layer({layer, space_.queries, keys_pre_rope.to(at::kFloat), result.lse});
+      watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), result.lse});
     }
     return result.output;
   }
 
-  void run_mlp(int layer) {
+  /// hidden += norm(x weight^T + bias), without a norm where there is none.
+  void add_block(Stage stage, int layer, const at::Tensor& x, const at::Tensor& weight,
+                 const at::Tensor& bias, const NormWeights& norm, at::Tensor& hidden) {
+    if (!norm.defined() && !watch_.stage) {
+      add_product(x, weight, hidden);
+      if (bias.defined()) {
+        hidden.add_(bias);
+      }
+      return;
+    }
+    at::Tensor output = at::linear(x, weight).to(at::kFloat);
+    if (bias.defined()) {
+      output.add_(bias);
+    }
+    show(stage, layer, output);
+    if (norm.defined()) {
+      at::Tensor normed = at::empty_like(output);
+      normalise(output, norm, model_.config(), normed);
+      output = normed;
+    }
+    hidden.add_(output);
+  }
+
+  /// Adds the MLP of `input` to the residual stream; `input` may be the stream itself.
+  void run_mlp(int layer, const at::Tensor& input) {
     const LayerWeights& weights = model_.layer(layer);
-    for (std::int64_t first = 0; first < hidden_.size(0); first += mlp_block) {
-      const std::int64_t count = std::min(mlp_block, hidden_.size(0) - first);
+    for (std::int64_t first = 0; first < hidden_.size(0); first += mlp_block_) {
+      const std::int64_t count = std::min(mlp_block_, hidden_.size(0) - first);
       at::Tensor hidden = hidden_.narrow(0, first, count);
       at::Tensor normed = space_.normed.narrow(0, 0, count);
       at::Tensor gate_up = space_.gate_up.narrow(0, 0, count);
       at::Tensor active = space_.active.narrow(0, 0, count);
-      rms_norm(hidden, weights.mlp_norm, model_.config().norm_epsilon, normed);
-      at::mm_out(gate_up, normed, weights.gate_up.t());
-      swiglu(gate_up, active);
-      add_product(active, weights.down, hidden);
+      normalise(input.narrow(0, first, count), weights.mlp_norm, model_.config(), normed);
+      show(Stage::mlp_input, layer, normed);
+      product(normed, weights.gate_up, weights.gate_up_bias, gate_up);
+      activate(gate_up, model_.config().activation, active);
+      add_block(Stage::mlp_output, layer, active, weights.down, weights.down_bias,
+                weights.post_mlp_norm, hidden);
     }
   }
 
@@ -163,7 +250,8 @@ class Pass {
   const PassInput& input_;
   const PassWatch& watch_;
   int rows_;
-  Rotation rotation_;
+  std::int64_t mlp_block_;
+  PassRotations rotations_;
   Workspace space_;
   at::Tensor hidden_;  ///< [rows, hidden_dim] float32 residual stream
 };
@@ -179,7 +267,11 @@ at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
 }
 
 at::Tensor head_logits(const LoadedModel& model, const at::Tensor& hidden) {
-  return at::linear(hidden, model.head()).to(at::kFloat);
+  at::Tensor logits = at::linear(hidden, model.head()).to(at::kFloat);
+  if (const double cap = model.config().output_softcap; cap > 0) {
+    logits.div_(cap).tanh_().mul_(cap);
+  }
+  return logits;
 }
 
 }  // namespace kvscope::detail

@@ -56,10 +56,10 @@ void add_cut(LayerStatistics& statistics, const StatisticsPass& pass, const Laye
   const std::int64_t rows = pass.queries.size(1);
   for (std::int64_t first = 0; first < rows; first += block) {
     const std::int64_t count = std::min(block, rows - first);
-    const std::vector<std::int32_t> positions(pass.positions.begin() + first,
-                                              pass.positions.begin() + first + count);
-    const at::Tensor probability =
-        attention_rows(pass.queries.narrow(1, first, count), positions, state, shape, layer);
+    const at::Tensor probability = attention_rows(
+        pass.queries.narrow(1, first, count),
+        pass.positions.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+        state, shape, layer);
     const std::int64_t slots = probability.size(2);
     statistics.sum.narrow(1, 0, slots).add_(probability.sum(1));
     statistics.sum_squares.narrow(1, 0, slots).add_(probability.square().sum(1));
@@ -107,7 +107,8 @@ void add_columns(LayerStatistics& statistics, const StatisticsPass& pass, const 
   for (at::Tensor* tensor : {&statistics.sum, &statistics.sum_squares, &statistics.max}) {
     widen(*tensor, shape.query_heads, state.longest(), pass.queries.device());
   }
-  if (state.uniform() && !state.merged()) {
+  const bool by_position = state.cut() && shape.window_of(layer) > 0;
+  if (state.uniform() && !state.merged() && !by_position) {
     add_full(statistics, pass, state, shape, layer);
   } else {
     add_cut(statistics, pass, state, shape, layer);

@@ -34,11 +34,13 @@ at::Tensor absolute_norms(const at::Tensor& values, const at::Tensor& weights) {
 }  // namespace
 
 LiveEvidence::LiveEvidence(std::shared_ptr<const LoadedModel> model, const LayerState& state,
-                           const LayerStatistics& statistics, const Moment& moment)
+                           const LayerStatistics& statistics, const Moment& moment,
+                           int prompt_tokens)
     : model_(std::move(model)),
       state_(state),
       statistics_(statistics),
       moment_(moment),
+      prompt_tokens_(prompt_tokens),
       slots_(state.slots()) {}
 
 template <typename Compute>
@@ -61,8 +63,9 @@ at::Tensor LiveEvidence::keys(Frame frame) const {
     for (int kv_head = 0; kv_head < slots_.kv_heads; ++kv_head) {
       const std::span<const std::int32_t> positions(
           slots_.position.data() + slots_.cell(kv_head, 0), static_cast<std::size_t>(slots_.slots));
-      const Rotation rotation = rotation_of(shape().rope, positions, stored.device());
-      heads.push_back(rotate(stored.select(0, kv_head), rotation, shape().rope, true));
+      const Rotation rotation =
+          rotation_of(shape().rope_of(moment_.layer), positions, stored.device(), prompt_tokens_);
+      heads.push_back(rotate(stored.select(0, kv_head), rotation, true));
     }
     return at::stack(heads);
   });

@@ -16,7 +16,7 @@ namespace kvscope::detail {
 class LiveEvidence final : public LayerEvidence {
  public:
   LiveEvidence(std::shared_ptr<const LoadedModel> model, const LayerState& state,
-               const LayerStatistics& statistics, const Moment& moment);
+               const LayerStatistics& statistics, const Moment& moment, int prompt_tokens);
 
   const ModelShape& shape() const override { return model_->shape(); }
   Moment moment() const override { return moment_; }
@@ -49,6 +49,7 @@ class LiveEvidence final : public LayerEvidence {
   const LayerState& state_;
   const LayerStatistics& statistics_;
   Moment moment_;
+  int prompt_tokens_;
   SlotTable slots_;
   mutable std::map<std::pair<std::string, int>, at::Tensor> memo_;
 };

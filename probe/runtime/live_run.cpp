@@ -61,7 +61,8 @@ class LiveRunOnModel final : public LiveRun {
                   fmt::format("layers are 0 to {}", shape().layers - 1));
     const auto index = static_cast<std::size_t>(layer);
     const Moment moment{layer, seen_, step_, step_ == 0 ? Phase::prefill : Phase::decode};
-    return std::make_unique<LiveEvidence>(model_, layers_[index], statistics_[index], moment);
+    return std::make_unique<LiveEvidence>(model_, layers_[index], statistics_[index], moment,
+                                          tokens_.prompt_tokens);
   }
 
   void forward(std::span<const std::int32_t> token_ids, const ForwardRequest& request) override;
@@ -199,8 +200,8 @@ void LiveRunOnModel::prefill(bool statistics, Recorder* recorder) {
   while (seen_ < tokens_.prompt_tokens) {
     const std::vector<std::int32_t> ids = next_prompt_chunk();
     const std::vector<std::int32_t> positions = next_positions(ids.size());
-    const at::Tensor hidden =
-        pass({ids, positions, seen_}, {statistics, true, recorder, false, tokens_.prompt_tokens});
+    const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens},
+                                   {statistics, true, recorder, false, tokens_.prompt_tokens});
     append_tokens(ids);
     if (seen_ == tokens_.prompt_tokens) {
       logits_ = head_logits(*model_, hidden)[0];
@@ -218,8 +219,8 @@ void LiveRunOnModel::decode(std::int32_t token, Recorder* recorder) {
   const std::vector<std::int32_t> ids = {token};
   const std::vector<std::int32_t> positions = next_positions(1);
   const bool statistics = statistics_.front().sum.defined();
-  const at::Tensor hidden =
-      pass({ids, positions, seen_}, {statistics, true, recorder, true, seen_ + 1});
+  const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens},
+                                 {statistics, true, recorder, true, seen_ + 1});
   append_tokens(ids);
   ++step_;
   logits_ = head_logits(*model_, hidden)[0];
@@ -250,7 +251,7 @@ void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
   const std::vector<std::int32_t> positions = next_positions(token_ids.size());
   const Use use{request.append && request.statistics, request.append, nullptr, !in_prompt,
                 seen_ + static_cast<int>(token_ids.size())};
-  const at::Tensor hidden = pass({token_ids, positions, seen_}, use);
+  const at::Tensor hidden = pass({token_ids, positions, seen_, tokens_.prompt_tokens}, use);
   if (request.append) {
     append_tokens(token_ids);
     step_ += in_prompt ? 0 : 1;
@@ -275,10 +276,6 @@ void LiveRunOnModel::apply(const Decision& decision) {
     KVSCOPE_CHECK(layer.layer >= 0 && layer.layer < shape().layers, ErrorCode::usage,
                   fmt::format("layer {}", layer.layer), "apply",
                   "the decision was made for another model");
-    KVSCOPE_CHECK(
-        shape().window_of(layer.layer) == 0, ErrorCode::unsupported,
-        fmt::format("layer {} has a sliding window; its cache cannot be cut", layer.layer), "apply",
-        "leave sliding-window layers whole");
     const auto index = static_cast<std::size_t>(layer.layer);
     LayerState& state = layers_[index];
     const LayerCache cut = apply_decision(state.cache(), layer, decision.form, event);
@@ -321,7 +318,7 @@ at::Tensor LiveRunOnModel::prompt_logits() {
                                       tokens_.id.begin() + tokens_.prompt_tokens);
   const std::vector<std::int32_t> positions = fresh.next_positions(prompt);
   const Use use{false, false, nullptr, false, tokens_.prompt_tokens};
-  return head_logits(*model_, fresh.pass({ids, positions, 0, true}, use));
+  return head_logits(*model_, fresh.pass({ids, positions, 0, tokens_.prompt_tokens, true}, use));
 }
 
 }  // namespace

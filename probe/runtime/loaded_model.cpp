@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/matmul.h>
@@ -74,41 +73,6 @@ void run_tasks(int count, int threads, const Task& task) {
   }
 }
 
-/// One part of a fused matrix: `rows` rows of `weight`.
-struct Part {
-  Weight weight;
-  std::int64_t rows;
-};
-
-/// Reads parts one below the other into one matrix [sum of rows, columns] (or a vector where
-/// columns is 0), checking shapes against the config first.
-at::Tensor read_rows(const ModelFile& file, int layer, std::initializer_list<Part> parts,
-                     std::int64_t columns, int threads) {
-  std::int64_t rows = 0;
-  for (const Part& part : parts) {
-    const std::string where =
-        fmt::format("weight {} of layer {}", static_cast<int>(part.weight), layer);
-    KVSCOPE_CHECK(file.has(part.weight, layer), ErrorCode::corrupt_file,
-                  "the model file lacks a weight", where, "download the model again");
-    const auto [stored_rows, stored_columns] = file.weight_shape(part.weight, layer);
-    KVSCOPE_CHECK(stored_rows == part.rows && stored_columns == std::max<std::int64_t>(columns, 1),
-                  ErrorCode::corrupt_file,
-                  fmt::format("shape [{}, {}], expected [{}, {}]", stored_rows, stored_columns,
-                              part.rows, std::max<std::int64_t>(columns, 1)),
-                  where, "the file contradicts its own metadata; download it again");
-    rows += part.rows;
-  }
-  at::Tensor matrix =
-      columns == 0 ? at::empty({rows}, at::kFloat) : at::empty({rows, columns}, at::kFloat);
-  float* out = matrix.mutable_data_ptr<float>();
-  for (const Part& part : parts) {
-    const std::int64_t count = part.rows * std::max<std::int64_t>(columns, 1);
-    file.read(part.weight, layer, {out, static_cast<std::size_t>(count)}, threads);
-    out += count;
-  }
-  return matrix;
-}
-
 }  // namespace
 
 LoadedModel::LoadedModel(std::shared_ptr<const ModelFile> file, const RuntimeOptions& options)
@@ -130,33 +94,18 @@ LoadedModel::LoadedModel(std::shared_ptr<const ModelFile> file, const RuntimeOpt
 
 void LoadedModel::load_layers(int threads, at::Device device, at::ScalarType dtype) {
   const ModelShape& s = shape();
-  const std::int64_t hidden = s.hidden_dim;
-  const std::int64_t queries = static_cast<std::int64_t>(s.query_heads) * s.head_dim;
-  const std::int64_t keys = static_cast<std::int64_t>(s.kv_heads) * s.head_dim;
-  const std::int64_t mlp = config().mlp_dim;
-  const auto matrix = [&](int layer, std::initializer_list<Part> parts, std::int64_t columns,
-                          int readers) {
-    return read_rows(*file_, layer, parts, columns, readers).to(device, dtype);
-  };
-  const auto norm = [&](int layer, Weight weight) {
-    return read_rows(*file_, layer, {{weight, hidden}}, 0, 1).to(device);
-  };
-  embedding_ = matrix(-1, {{Weight::token_embedding, s.vocabulary}}, hidden, threads);
-  head_ = config().tied_embeddings ? embedding_
-                                   : matrix(-1, {{Weight::output, s.vocabulary}}, hidden, threads);
-  output_norm_ = norm(-1, Weight::output_norm);
+  const WeightReader reader(*file_, device, dtype);
+  embedding_ = reader.matrix(-1, {{Weight::token_embedding, s.vocabulary}}, s.hidden_dim, threads);
+  head_ = config().tied_embeddings
+              ? embedding_
+              : reader.matrix(-1, {{Weight::output, s.vocabulary}}, s.hidden_dim, threads);
+  output_norm_ = {reader.vector(-1, Weight::output_norm, s.hidden_dim),
+                  reader.vector(-1, Weight::output_norm_bias, s.hidden_dim, true)};
   layers_.resize(static_cast<std::size_t>(s.layers));
   factors_.resize(layers_.size());
   run_tasks(s.layers, threads, [&](int layer) {
     const at::NoGradGuard no_grad;  // the mode is per thread
-    LayerWeights& weights = layers_[static_cast<std::size_t>(layer)];
-    weights.attention_norm = norm(layer, Weight::attention_norm);
-    weights.qkv =
-        matrix(layer, {{Weight::wq, queries}, {Weight::wk, keys}, {Weight::wv, keys}}, hidden, 1);
-    weights.output = matrix(layer, {{Weight::wo, hidden}}, queries, 1);
-    weights.mlp_norm = norm(layer, Weight::mlp_norm);
-    weights.gate_up = matrix(layer, {{Weight::mlp_gate, mlp}, {Weight::mlp_up, mlp}}, hidden, 1);
-    weights.down = matrix(layer, {{Weight::mlp_down, hidden}}, mlp, 1);
+    layers_[static_cast<std::size_t>(layer)] = reader.layer(layer);
   });
 }
 

@@ -7,19 +7,9 @@
 #include <vector>
 
 #include "kvscope/runtime/model.h"
+#include "layer_weights.h"
 
 namespace kvscope::detail {
-
-/// One layer's weights as the forward pass multiplies with them. Norms are float32, matrices in the
-/// model's type.
-struct LayerWeights {
-  at::Tensor attention_norm;  ///< [hidden_dim]
-  at::Tensor qkv;             ///< [(query_heads + 2 kv_heads) * head_dim, hidden_dim]
-  at::Tensor output;          ///< [hidden_dim, query_heads * head_dim]
-  at::Tensor mlp_norm;        ///< [hidden_dim]
-  at::Tensor gate_up;         ///< [2 mlp_dim, hidden_dim]: gate rows, then up rows
-  at::Tensor down;            ///< [hidden_dim, mlp_dim]
-};
 
 /// The model behind `Model::load`.
 class LoadedModel final : public Model {
@@ -32,9 +22,9 @@ class LoadedModel final : public Model {
   at::Tensor output_weights(int layer) const override;
 
   const LayerWeights& layer(int layer) const { return layers_[static_cast<std::size_t>(layer)]; }
-  const at::Tensor& embedding() const { return embedding_; }      ///< [vocabulary, hidden_dim]
-  const at::Tensor& output_norm() const { return output_norm_; }  ///< [hidden_dim]
-  const at::Tensor& head() const { return head_; }                ///< [vocabulary, hidden_dim]
+  const at::Tensor& embedding() const { return embedding_; }  ///< [vocabulary, hidden_dim]
+  const NormWeights& output_norm() const { return output_norm_; }
+  const at::Tensor& head() const { return head_; }  ///< [vocabulary, hidden_dim]
   at::Device device() const { return embedding_.device(); }
   at::ScalarType dtype() const { return embedding_.scalar_type(); }
 
@@ -44,7 +34,8 @@ class LoadedModel final : public Model {
   std::shared_ptr<const ModelFile> file_;
   RuntimeOptions options_;
   std::vector<LayerWeights> layers_;
-  at::Tensor embedding_, output_norm_, head_;
+  at::Tensor embedding_, head_;
+  NormWeights output_norm_;
   mutable std::mutex factor_mutex_;
   mutable std::vector<at::Tensor> factors_;
 };

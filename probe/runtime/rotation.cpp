@@ -3,20 +3,39 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace kvscope::detail {
+namespace {
+
+bool rotate_alike(const RopeParameters& a, const RopeParameters& b) {
+  return a.inverse_frequency == b.inverse_frequency && a.attention_factor == b.attention_factor &&
+         a.growth == b.growth && a.base == b.base && a.original_context == b.original_context &&
+         a.growth_factor == b.growth_factor && a.long_inverse_frequency == b.long_inverse_frequency;
+}
+
+}  // namespace
 
 Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> positions,
-                     at::Device device) {
+                     at::Device device, int shortest) {
   const auto half = static_cast<std::int64_t>(rope.inverse_frequency.size());
   const auto rows = static_cast<std::int64_t>(positions.size());
-  Rotation rotation{at::empty({rows, half}, at::kFloat), at::empty({rows, half}, at::kFloat)};
+  Rotation rotation{at::empty({rows, half}, at::kFloat), at::empty({rows, half}, at::kFloat),
+                    rope.attention_factor};
   float* cosine = rotation.cosine.mutable_data_ptr<float>();
   float* sine = rotation.sine.mutable_data_ptr<float>();
   const auto factor = static_cast<float>(rope.attention_factor);
+  std::vector<double> frequencies = rope.inverse_frequency;
+  int table = -1;
   for (const std::int32_t position : positions) {
-    for (const double frequency : rope.inverse_frequency) {
+    if (const int tokens = std::max(shortest, position + 1);
+        rope.growth != RopeGrowth::fixed && tokens != table) {
+      frequencies = rope.frequencies(tokens);
+      table = tokens;
+    }
+    for (const double frequency : frequencies) {
       const float angle = static_cast<float>(position) * static_cast<float>(frequency);
       *cosine++ = std::cos(angle) * factor;
       *sine++ = std::sin(angle) * factor;
@@ -29,17 +48,26 @@ Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> p
   return rotation;
 }
 
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, const RopeParameters& rope,
-                  bool inverse) {
-  const std::int64_t half = rope.dims / 2;
-  const double squared = rope.attention_factor * rope.attention_factor;
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, bool inverse) {
+  const std::int64_t half = rotation.dims() / 2;
+  const double squared = rotation.attention_factor * rotation.attention_factor;
   const at::Tensor cosine = inverse ? rotation.cosine.div(squared) : rotation.cosine;
   const at::Tensor sine = inverse ? rotation.sine.div(-squared) : rotation.sine;
   const at::Tensor first = x.narrow(-1, 0, half);
   const at::Tensor second = x.narrow(-1, half, half);
-  const at::Tensor rest = x.narrow(-1, rope.dims, x.size(-1) - rope.dims);
+  const at::Tensor rest = x.narrow(-1, 2 * half, x.size(-1) - 2 * half);
   return at::cat(
       {first.mul(cosine).sub(second.mul(sine)), second.mul(cosine).add(first.mul(sine)), rest}, -1);
+}
+
+const Rotation& PassRotations::of(int layer) {
+  for (const auto& [known, rotation] : known_) {
+    if (rotate_alike(shape_.rope_of(known), shape_.rope_of(layer))) {
+      return rotation;
+    }
+  }
+  return known_.emplace(layer, rotation_of(shape_.rope_of(layer), positions_, device_, shortest_))
+      .first->second;
 }
 
 }  // namespace kvscope::detail

@@ -45,39 +45,60 @@ KVSCOPE_INLINE float exp_clamped(float x) {
   return sum * std::bit_cast<float>(exponent);
 }
 
+/// 1 / sqrt(mean(x^2) + epsilon)
+template <typename T>
+KVSCOPE_INLINE float rms_factor(const T* x, float epsilon, std::int64_t columns) {
+  constexpr std::int64_t lanes = 32;
+  float partial[lanes] = {};
+  std::int64_t channel = 0;
+  for (; channel + lanes <= columns; channel += lanes) {
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+      const float value = load(x[channel + lane]);
+      partial[lane] += value * value;
+    }
+  }
+  float squares = 0;
+  for (; channel < columns; ++channel) {
+    squares += load(x[channel]) * load(x[channel]);
+  }
+  for (float lane : partial) {
+    squares += lane;
+  }
+  return 1.0f / std::sqrt(squares / static_cast<float>(columns) + epsilon);
+}
+
 template <typename T>
 KVSCOPE_INLINE void rms_norm_body(const float* x, const float* weight, float epsilon,
                                   std::int64_t rows, std::int64_t columns, T* out) {
-  constexpr std::int64_t lanes = 32;
   for (std::int64_t row = 0; row < rows; ++row, x += columns, out += columns) {
-    float partial[lanes] = {};
-    std::int64_t channel = 0;
-    for (; channel + lanes <= columns; channel += lanes) {
-      for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        partial[lane] += x[channel + lane] * x[channel + lane];
-      }
-    }
-    float squares = 0;
-    for (; channel < columns; ++channel) {
-      squares += x[channel] * x[channel];
-    }
-    for (float lane : partial) {
-      squares += lane;
-    }
-    const float factor = 1.0f / std::sqrt(squares / static_cast<float>(columns) + epsilon);
-    for (channel = 0; channel < columns; ++channel) {
+    const float factor = rms_factor(x, epsilon, columns);
+    for (std::int64_t channel = 0; channel < columns; ++channel) {
       store(x[channel] * factor * weight[channel], out[channel]);
     }
   }
 }
 
 template <typename T>
-KVSCOPE_INLINE void swiglu_body(const T* gate_up, std::int64_t rows, std::int64_t columns, T* out) {
+KVSCOPE_INLINE void norm_in_place_body(T* x, std::int64_t stride, const float* weight,
+                                       float epsilon, std::int64_t rows, std::int64_t columns) {
+  for (std::int64_t row = 0; row < rows; ++row, x += stride) {
+    const float factor = rms_factor(x, epsilon, columns);
+    for (std::int64_t channel = 0; channel < columns; ++channel) {
+      store(load(x[channel]) * factor * weight[channel], x[channel]);
+    }
+  }
+}
+
+/// out = gate * sigmoid(slope(gate)) * up: silu with slope x, gelu's tanh form with
+/// 2 sqrt(2 / pi) (x + 0.044715 x^3).
+template <bool gelu, typename T>
+KVSCOPE_INLINE void gated_body(const T* gate_up, std::int64_t rows, std::int64_t columns, T* out) {
   for (std::int64_t row = 0; row < rows; ++row, gate_up += 2 * columns, out += columns) {
     const T* up = gate_up + columns;
     for (std::int64_t channel = 0; channel < columns; ++channel) {
       const float gate = load(gate_up[channel]);
-      store(gate / (1.0f + exp_clamped(-gate)) * load(up[channel]), out[channel]);
+      const float slope = gelu ? 1.59576912f * (gate + 0.044715f * gate * gate * gate) : gate;
+      store(gate / (1.0f + exp_clamped(-slope)) * load(up[channel]), out[channel]);
     }
   }
 }
@@ -120,7 +141,14 @@ KVSCOPE_INLINE void add_body(const T* x, std::int64_t count, float* hidden) {
       rms_norm_body(x, weight, epsilon, rows, columns, out);                                       \
     }                                                                                              \
     TARGET static void swiglu(const T* gate_up, std::int64_t rows, std::int64_t columns, T* out) { \
-      swiglu_body(gate_up, rows, columns, out);                                                    \
+      gated_body<false>(gate_up, rows, columns, out);                                              \
+    }                                                                                              \
+    TARGET static void geglu(const T* gate_up, std::int64_t rows, std::int64_t columns, T* out) {  \
+      gated_body<true>(gate_up, rows, columns, out);                                               \
+    }                                                                                              \
+    TARGET static void norm_in_place(T* x, std::int64_t stride, const float* weight,               \
+                                     float epsilon, std::int64_t rows, std::int64_t columns) {     \
+      norm_in_place_body(x, stride, weight, epsilon, rows, columns);                               \
     }                                                                                              \
     TARGET static void rotate_to_float(const T* x, std::int64_t stride, const float* cosine,       \
                                        const float* sine, std::int64_t rows, std::int64_t dims,    \
@@ -135,7 +163,8 @@ KVSCOPE_INLINE void add_body(const T* x, std::int64_t count, float* hidden) {
     TARGET static void add(const T* x, std::int64_t count, float* hidden) {                        \
       add_body(x, count, hidden);                                                                  \
     }                                                                                              \
-    static constexpr RowLoops<T> table = {rms_norm, swiglu, rotate_to_float, rotate, add};         \
+    static constexpr RowLoops<T> table = {rms_norm,        swiglu, geglu, norm_in_place,           \
+                                          rotate_to_float, rotate, add};                           \
   }
 
 KVSCOPE_ROW_LOOPS(Plain, );

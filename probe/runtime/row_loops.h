@@ -19,6 +19,11 @@ struct RowLoops {
                    std::int64_t columns, T* out);
   /// out[r, c] = silu(gate_up[r, c]) * gate_up[r, columns + c]
   void (*swiglu)(const T* gate_up, std::int64_t rows, std::int64_t columns, T* out);
+  /// The same with gelu's tanh form in place of silu.
+  void (*geglu)(const T* gate_up, std::int64_t rows, std::int64_t columns, T* out);
+  /// x[r, c] = x[r, c] / sqrt(mean(x[r]^2) + epsilon) * weight[c], rows `stride` apart, in place.
+  void (*norm_in_place)(T* x, std::int64_t stride, const float* weight, float epsilon,
+                        std::int64_t rows, std::int64_t columns);
   /// One head of `rows` rows: x[r] at x + r * stride, dims rotated in half-split pairs by cos and
   /// sin [rows, dims / 2], channels from dims on copied. out is float32 [rows, head_dim].
   void (*rotate_to_float)(const T* x, std::int64_t stride, const float* cosine, const float* sine,

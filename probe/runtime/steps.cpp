@@ -3,10 +3,14 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/silu.h>
 
 #include <vector>
@@ -51,7 +55,7 @@ void split_on_cpu(const at::Tensor& qkv, const Rotation& rotation, const ModelSh
   const std::int64_t rows = qkv.size(0);
   const std::int64_t stride = qkv.size(1);
   const std::int64_t head_dim = shape.head_dim;
-  const std::int64_t dims = shape.rope.dims;
+  const std::int64_t dims = rotation.dims();
   const float* cosine = rotation.cosine.const_data_ptr<float>();
   const float* sine = rotation.sine.const_data_ptr<float>();
   std::vector<T*> keys;
@@ -87,8 +91,8 @@ void split_plain(const at::Tensor& qkv, const Rotation& rotation, const ModelSha
                  const LayerState& state, at::Tensor& queries) {
   const std::int64_t rows = qkv.size(0);
   const at::Tensor heads = qkv.view({rows, -1, shape.head_dim}).transpose(0, 1);
-  const at::Tensor turned = rotate(
-      heads.narrow(0, 0, shape.query_heads + shape.kv_heads).to(at::kFloat), rotation, shape.rope);
+  const at::Tensor turned =
+      rotate(heads.narrow(0, 0, shape.query_heads + shape.kv_heads).to(at::kFloat), rotation);
   queries.copy_(turned.narrow(0, 0, shape.query_heads));
   for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
     const int key = shape.query_heads + kv_head;
@@ -97,12 +101,30 @@ void split_plain(const at::Tensor& qkv, const Rotation& rotation, const ModelSha
   }
 }
 
+at::Tensor activated(const at::Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return at::silu(x);
+    case Activation::gelu_tanh:
+      return at::gelu(x, "tanh");
+    case Activation::gelu:
+      return at::gelu(x);
+    case Activation::relu:
+      return at::relu(x);
+  }
+  return x;
+}
+
 }  // namespace
 
-at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids) {
+at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids, double scale) {
   at::Tensor index = at::empty({static_cast<std::int64_t>(ids.size())}, at::kInt);
   std::copy(ids.begin(), ids.end(), index.mutable_data_ptr<int>());
-  return at::embedding(embedding, index.to(embedding.device())).to(at::kFloat);
+  at::Tensor rows = at::embedding(embedding, index.to(embedding.device())).to(at::kFloat);
+  if (scale != 1.0) {
+    rows.mul_(at::scalar_tensor(scale, embedding.options().device(at::kCPU)).to(at::kFloat));
+  }
+  return rows;
 }
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out,
@@ -124,18 +146,55 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at:
   });
 }
 
-void swiglu(const at::Tensor& gate_up, at::Tensor& out, bool plain) {
+void normalise(const at::Tensor& x, const NormWeights& norm, const ModelConfig& config,
+               at::Tensor& out) {
+  if (config.norm == NormKind::rms) {
+    rms_norm(x, norm.weight, config.norm_epsilon, out);
+  } else {
+    out.copy_(at::layer_norm(x, {x.size(1)}, norm.weight, norm.bias, config.norm_epsilon));
+  }
+}
+
+void norm_heads(at::Tensor& x, std::int64_t first, int heads, const at::Tensor& weight,
+                double epsilon, bool plain) {
+  const std::int64_t head_dim = weight.size(0);
+  if (plain || !x.device().is_cpu()) {
+    at::Tensor part = x.narrow(1, first, heads * head_dim).view({x.size(0), heads, head_dim});
+    const at::Tensor values = part.to(at::kFloat);
+    const at::Tensor factor = at::rsqrt(at::mean(at::mul(values, values), {-1}, true).add(epsilon));
+    part.copy_(values.mul(factor).mul(weight));
+    return;
+  }
+  const std::int64_t stride = x.size(1);
+  const float* scale = weight.const_data_ptr<float>();
+  with_type(x, [&]<typename T>(T) {
+    T* data = data_of<T>(x) + first;
+    at::parallel_for(
+        0, x.size(0), grain(heads * head_dim), [&](std::int64_t from, std::int64_t to) {
+          for (int head = 0; head < heads; ++head) {
+            row_loops<T>().norm_in_place(data + from * stride + head * head_dim, stride, scale,
+                                         static_cast<float>(epsilon), to - from, head_dim);
+          }
+        });
+  });
+}
+
+void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out, bool plain) {
   const std::int64_t columns = out.size(1);
-  if (plain || !gate_up.device().is_cpu()) {
-    at::mul_out(out, at::silu(gate_up.narrow(1, 0, columns)), gate_up.narrow(1, columns, columns));
+  const bool gated = gate_up.size(1) == 2 * columns;
+  const bool fused = activation == Activation::silu || activation == Activation::gelu_tanh;
+  if (plain || !gated || !fused || !gate_up.device().is_cpu()) {
+    const at::Tensor active = activated(gate_up.narrow(1, 0, columns), activation);
+    out.copy_(gated ? active.mul(gate_up.narrow(1, columns, columns)) : active);
     return;
   }
   with_type(out, [&]<typename T>(T) {
+    const RowLoops<T>& loops = row_loops<T>();
+    const auto loop = activation == Activation::silu ? loops.swiglu : loops.geglu;
     const T* from = data_of<T>(gate_up);
     T* to = data_of<T>(out);
     at::parallel_for(0, out.size(0), grain(columns), [&](std::int64_t first, std::int64_t last) {
-      row_loops<T>().swiglu(from + first * 2 * columns, last - first, columns,
-                            to + first * columns);
+      loop(from + first * 2 * columns, last - first, columns, to + first * columns);
     });
   });
 }

@@ -7,6 +7,7 @@
 
 #include "kvscope/core/shape.h"
 #include "layer_state.h"
+#include "layer_weights.h"
 #include "rotation.h"
 
 namespace kvscope::detail {
@@ -14,15 +15,27 @@ namespace kvscope::detail {
 // Steps of the forward pass on tensors: fused row loops on the CPU, LibTorch operators elsewhere.
 // `plain` forces the operators; they define what the loops compute.
 
-/// Rows of the embedding as float32 [tokens, hidden_dim].
-at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids);
+/// Rows of the embedding as float32 [tokens, hidden_dim], times `scale` rounded to its type.
+at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids, double scale = 1);
 
-/// out[r] = x[r] / rms(x[r]) * weight; x float32 [rows, hidden_dim], out in the model's type.
+/// out[r] = x[r] / rms(x[r]) * weight; x float32 [rows, hidden_dim], out float32 or in the model's
+/// type.
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon, at::Tensor& out,
               bool plain = false);
 
-/// out = silu(gate) * up of gate_up [rows, 2 mlp_dim], gate first.
-void swiglu(const at::Tensor& gate_up, at::Tensor& out, bool plain = false);
+/// The model's norm of x: `rms_norm`, or (x - mean) / deviation * weight + bias.
+void normalise(const at::Tensor& x, const NormWeights& norm, const ModelConfig& config,
+               at::Tensor& out);
+
+/// RMS norm of each of `heads` heads of x [rows, ...] from column `first` on, in place; weight
+/// [head_dim].
+void norm_heads(at::Tensor& x, std::int64_t first, int heads, const at::Tensor& weight,
+                double epsilon, bool plain = false);
+
+/// out = act(gate) * up of gate_up [rows, 2 mlp_dim], gate first; out = act(up) of [rows, mlp_dim]
+/// where the MLP is not gated.
+void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
+              bool plain = false);
 
 /// hidden += x weight^T; hidden float32 [rows, hidden_dim], x and weight in the model's type.
 void add_product(const at::Tensor& x, const at::Tensor& weight, at::Tensor& hidden);

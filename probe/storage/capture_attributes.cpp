@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <map>
 
 #include "attributes.h"
 #include "h5.h"
@@ -18,7 +19,8 @@ std::vector<double> to_reals(const std::vector<int>& values) {
   return {values.begin(), values.end()};
 }
 
-int checked_size(hid_t file, const char* name, int lowest, int highest, const std::string& path) {
+int checked_size(hid_t file, const std::string& name, int lowest, int highest,
+                 const std::string& path) {
   const std::int64_t value = h5::get_number(file, name, -1);
   KVSCOPE_CHECK(value >= lowest && value <= highest, ErrorCode::corrupt_file,
                 fmt::format("{} is {}; it must lie in {} to {}", name, value, lowest, highest),
@@ -28,8 +30,75 @@ int checked_size(hid_t file, const char* name, int lowest, int highest, const st
 
 std::string rope_json(const RopeParameters& rope) {
   return fmt::format(
-      R"({{"type":"default","base":{},"dims":{},"attention_factor":{},"inverse_frequency":[{}]}})",
-      rope.base, rope.dims, rope.attention_factor, fmt::join(rope.inverse_frequency, ","));
+      R"({{"type":"{}","base":{},"dims":{},"attention_factor":{},"inverse_frequency":[{}]}})",
+      rope.scaling, rope.base, rope.dims, rope.attention_factor,
+      fmt::join(rope.inverse_frequency, ","));
+}
+
+/// One rotation under attributes PREFIX, PREFIX_base, ...
+void write_rope(hid_t file, const std::string& prefix, const RopeParameters& rope) {
+  h5::set_text(file, prefix, rope_json(rope));
+  h5::set_text(file, prefix + "_scaling", rope.scaling);
+  h5::set_real(file, prefix + "_base", rope.base);
+  h5::set_number(file, prefix + "_dims", rope.dims);
+  h5::set_real(file, prefix + "_attention_factor", rope.attention_factor);
+  h5::set_reals(file, prefix + "_inverse_frequency", rope.inverse_frequency);
+  if (rope.growth != RopeGrowth::fixed) {
+    h5::set_number(file, prefix + "_growth", static_cast<int>(rope.growth));
+    h5::set_number(file, prefix + "_original_context", rope.original_context);
+    h5::set_real(file, prefix + "_growth_factor", rope.growth_factor);
+    h5::set_reals(file, prefix + "_long_inverse_frequency", rope.long_inverse_frequency);
+  }
+}
+
+RopeParameters read_rope(hid_t file, const std::string& prefix, int head_dim,
+                         const std::string& path) {
+  RopeParameters rope;
+  rope.scaling = h5::get_text(file, prefix + "_scaling");
+  rope.base = h5::get_real(file, prefix + "_base", 10000.0);
+  rope.dims = checked_size(file, prefix + "_dims", 0, head_dim, path);
+  rope.attention_factor = h5::get_real(file, prefix + "_attention_factor", 1.0);
+  rope.inverse_frequency = h5::get_reals(file, prefix + "_inverse_frequency");
+  rope.growth = static_cast<RopeGrowth>(
+      std::clamp<std::int64_t>(h5::get_number(file, prefix + "_growth", 0), 0, 2));
+  rope.original_context = static_cast<int>(
+      std::clamp<std::int64_t>(h5::get_number(file, prefix + "_original_context", 0), 0, 1 << 30));
+  rope.growth_factor = h5::get_real(file, prefix + "_growth_factor", 1.0);
+  rope.long_inverse_frequency = h5::get_reals(file, prefix + "_long_inverse_frequency");
+  return rope;
+}
+
+/// Layers that rotate differently: `layer_rope` [layers] says which of rope_kind_0, ... each uses.
+void write_layer_ropes(hid_t file, const std::vector<RopeParameters>& ropes) {
+  std::vector<std::string> kinds;
+  std::vector<double> kind_of;
+  for (const RopeParameters& rope : ropes) {
+    const std::string text = rope_json(rope);
+    const auto found = std::find(kinds.begin(), kinds.end(), text);
+    kind_of.push_back(static_cast<double>(found - kinds.begin()));
+    if (found == kinds.end()) {
+      write_rope(file, fmt::format("rope_kind_{}", kinds.size()), rope);
+      kinds.push_back(text);
+    }
+  }
+  if (!kind_of.empty()) {
+    h5::set_reals(file, "layer_rope", kind_of);
+  }
+}
+
+std::vector<RopeParameters> read_layer_ropes(hid_t file, int head_dim, const std::string& path) {
+  std::vector<RopeParameters> ropes;
+  std::map<int, RopeParameters> kinds;
+  for (const double kind : h5::get_reals(file, "layer_rope")) {
+    KVSCOPE_CHECK(kind >= 0 && kind < 65536.0, ErrorCode::corrupt_file,
+                  "a layer's rotation is out of range", path);
+    const int index = static_cast<int>(kind);
+    if (!kinds.contains(index)) {
+      kinds[index] = read_rope(file, fmt::format("rope_kind_{}", index), head_dim, path);
+    }
+    ropes.push_back(kinds[index]);
+  }
+  return ropes;
 }
 
 void write_shape(hid_t file, const ModelShape& shape) {
@@ -42,11 +111,8 @@ void write_shape(hid_t file, const ModelShape& shape) {
   h5::set_real(file, "attention_scale", shape.attention_scale);
   h5::set_real(file, "logit_softcap", shape.logit_softcap);
   h5::set_reals(file, "layer_windows", to_reals(shape.layer_windows));
-  h5::set_text(file, "rope", rope_json(shape.rope));
-  h5::set_real(file, "rope_base", shape.rope.base);
-  h5::set_number(file, "rope_dims", shape.rope.dims);
-  h5::set_real(file, "rope_attention_factor", shape.rope.attention_factor);
-  h5::set_reals(file, "rope_inverse_frequency", shape.rope.inverse_frequency);
+  write_rope(file, "rope", shape.rope);
+  write_layer_ropes(file, shape.layer_ropes);
 }
 
 ModelShape read_shape(hid_t file, const std::string& path) {
@@ -65,10 +131,8 @@ ModelShape read_shape(hid_t file, const std::string& path) {
                   "a layer window is out of range", path);
     shape.layer_windows.push_back(static_cast<int>(window));
   }
-  shape.rope.base = h5::get_real(file, "rope_base", 10000.0);
-  shape.rope.dims = checked_size(file, "rope_dims", 0, shape.head_dim, path);
-  shape.rope.attention_factor = h5::get_real(file, "rope_attention_factor", 1.0);
-  shape.rope.inverse_frequency = h5::get_reals(file, "rope_inverse_frequency");
+  shape.rope = read_rope(file, "rope", shape.head_dim, path);
+  shape.layer_ropes = read_layer_ropes(file, shape.head_dim, path);
   check_shape(shape, path);
   return shape;
 }

@@ -85,7 +85,7 @@ void CaptureWriter::Impl::create_axes(const CaptureIndex& header) {
   std::vector<double> bases;
   for (const int layer : header.layers) {
     windows.push_back(header.shape.window_of(layer));
-    bases.push_back(header.shape.rope.base);
+    bases.push_back(header.shape.rope_of(layer).base);
   }
   const auto layers = static_cast<std::int64_t>(header.layers.size());
   DatasetSpec spec;

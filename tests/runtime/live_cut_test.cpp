@@ -82,6 +82,33 @@ TEST(LiveCut, RaggedCacheIsAttentionWithHiddenKeys) {
   expect_masked_attention(ragged);
 }
 
+TEST(LiveCut, SlidingWindowsCountPositionsAfterACut) {
+  constexpr int window = 9;
+  const auto file = std::make_shared<FakeModelFile>();
+  file->change_config().shape.layer_windows = {window, 0};
+  for (const KeptSets& kept : {even, ragged}) {
+    const auto weight = [&](int layer, int kv_head, int query, int key) {
+      const bool outside = layer == 0 && key <= query - window;
+      return outside ? 0.0 : masked_by(kept)(layer, kv_head, query, key);
+    };
+    const auto run =
+        LiveRun::start(Model::load(file, {"cpu", "float32", 2}), fake_prompt(prompt_tokens), {});
+    run->prefill(true, nullptr);
+    std::vector<std::int32_t> ids = run->tokens().id;
+    EXPECT_LT(worst(run->logits(), reference_forward(*file, ids, weight).logits.back()),
+              float_tolerance);
+    run->apply(decision_of(kept));
+    for (const std::int32_t token : continuation) {
+      run->decode(token, nullptr);
+      ids.push_back(token);
+      const ReferenceResult expected = reference_forward(*file, ids, weight);
+      EXPECT_LT(worst(run->logits(), expected.logits.back()), float_tolerance) << ids.size();
+      const at::Tensor row = run->layer(0)->attention(1);
+      EXPECT_LT(worst(row.sum(-1), at::ones({4, 1})), 1e-5);
+    }
+  }
+}
+
 TEST(LiveCut, ChunkAfterACutIsCausalInItsTail) {
   const auto run = prefilled();
   run->apply(decision_of(ragged));

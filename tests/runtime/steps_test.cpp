@@ -44,12 +44,72 @@ TEST(Steps, FusedLoopsEqualThePlainOperators) {
         EXPECT_LT(worst(fused, plain), tolerance) << rows << "x" << columns;
 
         const at::Tensor gate_up = numbers({rows, 2 * columns}, 0.3).mul(4).to(type);
-        swiglu(gate_up, fused);
-        swiglu(gate_up, plain, true);
-        EXPECT_LT(worst(fused, plain), type == at::kFloat ? 3e-5 : 1.0) << rows << "x" << columns;
+        for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
+          activate(gate_up, activation, fused);
+          activate(gate_up, activation, plain, true);
+          EXPECT_LT(worst(fused, plain), type == at::kFloat ? 3e-5 : 1.0) << rows << "x" << columns;
+        }
+
+        at::Tensor heads = numbers({rows, 4 * columns}, 0.5).to(type);
+        at::Tensor expected = heads.clone();
+        norm_heads(heads, columns, 2, weight, 1e-5);
+        norm_heads(expected, columns, 2, weight, 1e-5, true);
+        EXPECT_LT(worst(heads, expected), tolerance) << rows << "x" << columns;
+        const at::Tensor untouched = numbers({rows, 4 * columns}, 0.5).to(type);
+        for (const std::int64_t first : {std::int64_t{0}, 3 * columns}) {
+          EXPECT_TRUE(
+              at::equal(heads.narrow(1, first, columns), untouched.narrow(1, first, columns)));
+        }
       }
     }
   }
+}
+
+TEST(Steps, HeadsAreNormalisedOneByOne) {
+  at::Tensor x = at::ones({1, 6});
+  x.narrow(1, 2, 2).mul_(3);  // head 1: mean square 9
+  x.narrow(1, 4, 2).mul_(5);
+  norm_heads(x, 2, 1, at::ones({2}).mul(4), 0);
+  EXPECT_NEAR(test::cell(x, {0, 0}), 1, 1e-6);
+  EXPECT_NEAR(test::cell(x, {0, 2}), 4, 1e-6);
+  EXPECT_NEAR(test::cell(x, {0, 5}), 5, 1e-6);
+}
+
+TEST(Steps, ActivationsByHand) {
+  at::Tensor x = at::ones({1, 2});
+  x.mutable_data_ptr<float>()[0] = -1.5f;
+  at::Tensor out = at::empty({1, 2});
+  activate(x, Activation::relu, out);  // no gate: as many columns in as out
+  EXPECT_EQ(test::cell(out, {0, 0}), 0.0f);
+  EXPECT_EQ(test::cell(out, {0, 1}), 1.0f);
+  activate(x, Activation::gelu, out);
+  EXPECT_NEAR(test::cell(out, {0, 0}), -1.5 * 0.5 * std::erfc(1.5 / std::sqrt(2.0)), 1e-6);
+  at::Tensor one = at::empty({1, 1});
+  activate(x, Activation::gelu_tanh, one);  // gate -1.5, up 1
+  const double inner = std::sqrt(2.0 / M_PI) * (-1.5 + 0.044715 * -1.5 * 1.5 * 1.5);
+  EXPECT_NEAR(test::cell(one, {0, 0}), -0.75 * (1 + std::tanh(inner)), 1e-6);
+}
+
+TEST(Steps, TheEmbeddingsScaleIsRoundedToItsType) {
+  const std::vector<std::int32_t> ids = {1};
+  const double scale = std::sqrt(640.0);  // 25.298...: 25.25 in bfloat16
+  EXPECT_NEAR(test::cell(embed(at::ones({2, 1}), ids, scale), {0, 0}), 25.298221, 1e-5);
+  EXPECT_EQ(test::cell(embed(at::ones({2, 1}, at::kBFloat16), ids, scale), {0, 0}), 25.25f);
+}
+
+TEST(Steps, GrowingRotationsUseTheTableOfTheirOwnLength) {
+  RopeParameters rope;
+  rope.dims = 2;
+  rope.inverse_frequency = {1.0};
+  rope.growth = RopeGrowth::longrope;
+  rope.original_context = 4;
+  rope.long_inverse_frequency = {0.25};
+  const std::vector<std::int32_t> positions = {2, 3, 4};
+  const Rotation grows = rotation_of(rope, positions, at::kCPU);
+  EXPECT_NEAR(test::cell(grows.cosine, {1, 0}), std::cos(3.0), 1e-6);
+  EXPECT_NEAR(test::cell(grows.cosine, {2, 0}), std::cos(1.0), 1e-6);
+  const Rotation long_prompt = rotation_of(rope, positions, at::kCPU, 5);
+  EXPECT_NEAR(test::cell(long_prompt.cosine, {0, 0}), std::cos(0.5), 1e-6);
 }
 
 TEST(Steps, SwigluHasNoHolesAtTheEnds) {
@@ -57,7 +117,7 @@ TEST(Steps, SwigluHasNoHolesAtTheEnds) {
   const float gates[] = {-1e4f, -100.0f, -88.0f, 0.0f, 88.0f, 1e4f};
   std::copy(std::begin(gates), std::end(gates), gate_up.mutable_data_ptr<float>());
   at::Tensor out = at::empty({1, 6});
-  swiglu(gate_up, out);
+  activate(gate_up, Activation::silu, out);
   const float* value = out.const_data_ptr<float>();
   EXPECT_NEAR(value[0], 0, 1e-20);
   EXPECT_NEAR(value[1], 0, 1e-20);
@@ -102,7 +162,7 @@ TEST(Steps, SplittingHeadsRotatesAndFillsTheCache) {
     EXPECT_NEAR(test::cell(fused_queries, {1, 0, 4}),
                 1.5 * (second * std::cos(0.9) + first * std::sin(0.9)), 1e-5);
     EXPECT_EQ(test::cell(fused_queries, {1, 0, 7}), test::cell(qkv, {0, 17}));
-    const at::Tensor back = rotate(fused_queries, rotation, shape.rope, true);
+    const at::Tensor back = rotate(fused_queries, rotation, true);
     const at::Tensor heads = qkv.narrow(1, 0, 40).view({5, 4, 10}).transpose(0, 1);
     EXPECT_LT(worst(back, heads.to(at::kFloat)), 2e-6);
   }

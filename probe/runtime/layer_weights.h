@@ -1,0 +1,69 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <initializer_list>
+
+#include "kvscope/model/model_file.h"
+
+namespace kvscope::detail {
+
+/// A norm's factors and, for layer norms, what is added; float32 [channels] each, or undefined.
+struct NormWeights {
+  at::Tensor weight;
+  at::Tensor bias;
+  bool defined() const { return weight.defined(); }
+};
+
+/// One layer's weights as the forward pass multiplies with them. Norms and biases of the residual
+/// stream are float32, matrices and the other biases in the model's type. What a family lacks is
+/// undefined.
+struct LayerWeights {
+  NormWeights attention_norm;
+  at::Tensor qkv;          ///< [(query_heads + 2 kv_heads) * head_dim, hidden_dim]
+  at::Tensor qkv_bias;     ///< [(query_heads + 2 kv_heads) * head_dim]
+  at::Tensor query_norm;   ///< [head_dim] float32
+  at::Tensor key_norm;     ///< [head_dim] float32
+  at::Tensor output;       ///< [hidden_dim, query_heads * head_dim]
+  at::Tensor output_bias;  ///< [hidden_dim]
+  NormWeights post_attention_norm;
+  NormWeights mlp_norm;
+  at::Tensor gate_up;       ///< [2 mlp_dim, hidden_dim]: gate rows, then up rows; or up rows alone
+  at::Tensor gate_up_bias;  ///< [2 mlp_dim], or [mlp_dim]
+  at::Tensor down;          ///< [hidden_dim, mlp_dim]
+  at::Tensor down_bias;     ///< [hidden_dim]
+  NormWeights post_mlp_norm;
+};
+
+/// Reads weights of one file onto a device; shapes are checked against the config first. Throws
+/// Error{corrupt_file} where a weight is missing or contradicts the config.
+class WeightReader {
+ public:
+  /// One part of a fused matrix or bias: `rows` rows of `weight`.
+  struct Part {
+    Weight weight;
+    std::int64_t rows;
+  };
+
+  WeightReader(const ModelFile& file, at::Device device, at::ScalarType dtype)
+      : file_(file), device_(device), dtype_(dtype) {}
+
+  /// Parts one below the other in the model's type: [sum of rows, columns].
+  at::Tensor matrix(int layer, std::initializer_list<Part> parts, std::int64_t columns,
+                    int threads = 1) const;
+  /// Parts behind one another, zero where the file has none; undefined where it has none at all.
+  at::Tensor bias(int layer, std::initializer_list<Part> parts, at::ScalarType dtype) const;
+  /// A vector in float32; undefined if it is `optional` and absent.
+  at::Tensor vector(int layer, Weight weight, std::int64_t channels, bool optional = false) const;
+  LayerWeights layer(int layer) const;
+
+ private:
+  at::Tensor rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
+                  int threads) const;
+
+  const ModelFile& file_;
+  at::Device device_;
+  at::ScalarType dtype_;
+};
+
+}  // namespace kvscope::detail
