@@ -1,34 +1,12 @@
 #include "block_types.h"
 
-#include <bit>
 #include <cstring>
+
+#include "block_loads.h"
+#include "codebook_types.h"
 
 namespace kvscope {
 namespace {
-
-float from_half(std::uint16_t bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-  const std::uint32_t magnitude = bits & 0x7FFFu;
-  if (magnitude >= 0x7C00u) {  // infinity and NaN
-    return std::bit_cast<float>(sign | 0x7F800000u | ((magnitude & 0x3FFu) << 13));
-  }
-  if (magnitude < 0x400u) {  // subnormal: a multiple of 2^-24
-    const float value = static_cast<float>(magnitude) * 0x1p-24f;
-    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
-  }
-  return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
-}
-
-template <typename T>
-T load(const std::uint8_t* source) {
-  T value;
-  std::memcpy(&value, source, sizeof(T));
-  return value;
-}
-
-float load_half(const std::uint8_t* source) {
-  return from_half(load<std::uint16_t>(source));
-}
 
 template <typename T>
 void plain(const std::uint8_t* source, std::int64_t blocks, float* out) {
@@ -50,8 +28,7 @@ void plain_f16(const std::uint8_t* source, std::int64_t blocks, float* out) {
 
 void plain_bf16(const std::uint8_t* source, std::int64_t blocks, float* out) {
   for (std::int64_t element = 0; element < blocks; ++element) {
-    out[element] = std::bit_cast<float>(
-        static_cast<std::uint32_t>(load<std::uint16_t>(source + 2 * element)) << 16);
+    out[element] = from_bfloat16(load<std::uint16_t>(source + 2 * element));
   }
 }
 
@@ -234,12 +211,24 @@ constexpr BlockType types[] = {
     {12, "Q4_K", 144, 256, q4_k},
     {13, "Q5_K", 176, 256, q5_k},
     {14, "Q6_K", 210, 256, q6_k},
+    {16, "IQ2_XXS", 66, 256, iq2_xxs},
+    {17, "IQ2_XS", 74, 256, iq2_xs},
+    {18, "IQ3_XXS", 98, 256, iq3_xxs},
+    {19, "IQ1_S", 50, 256, iq1_s},
+    {20, "IQ4_NL", 18, 32, iq4_nl},
+    {21, "IQ3_S", 110, 256, iq3_s},
+    {22, "IQ2_S", 82, 256, iq2_s},
+    {23, "IQ4_XS", 136, 256, iq4_xs},
     {24, "I8", 1, 1, plain<std::int8_t>},
     {25, "I16", 2, 1, plain<std::int16_t>},
     {26, "I32", 4, 1, plain<std::int32_t>},
     {27, "I64", 8, 1, plain<std::int64_t>},
     {28, "F64", 8, 1, plain<double>},
+    {29, "IQ1_M", 56, 256, iq1_m},
     {30, "BF16", 2, 1, plain_bf16},
+    {34, "TQ1_0", 54, 256, tq1_0},
+    {35, "TQ2_0", 66, 256, tq2_0},
+    {39, "MXFP4", 17, 32, mxfp4},
 };
 
 }  // namespace

@@ -18,17 +18,32 @@ constexpr const char* llama3_words =
 constexpr const char* qwen2_words =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr const char* gpt4o_words =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* tekken_words =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* punctuation_runs = R"([\p{P}$+<=>^~|`]+)";
+constexpr const char* three_digits = "[0-9][0-9][0-9]";
+
 struct Rule {
   const char* name;
   std::vector<const char*> patterns;
   bool ignores_merges;
 };
 
+/// Names as llama.cpp writes them into GGUF files.
 const std::vector<Rule>& rules() {
-  static const std::vector<Rule> all = {{"gpt2", {gpt2_words}, false},
-                                        {"smollm", {single_numbers, gpt2_words}, false},
-                                        {"llama-bpe", {llama3_words}, true},
-                                        {"qwen2", {qwen2_words}, false}};
+  static const std::vector<Rule> all = {
+      {"gpt2", {gpt2_words}, false},
+      {"gpt-2", {gpt2_words}, false},
+      {"smollm", {single_numbers, gpt2_words}, false},
+      {"llama-bpe", {llama3_words}, true},
+      {"llama3", {llama3_words}, true},
+      {"dbrx", {llama3_words}, false},
+      {"qwen2", {qwen2_words}, false},
+      {"gpt-4o", {gpt4o_words}, false},
+      {"tekken", {tekken_words}, true},
+      {"falcon", {punctuation_runs, gpt2_words, three_digits}, false}};
   return all;
 }
 
