@@ -1,12 +1,13 @@
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
-#include <numbers>
 #include <string>
 #include <vector>
 
+#include "gram.h"
 #include "lapack.h"
+#include "random.h"
+#include "statistics.h"
 #include "tables.h"
 
 namespace kvscope::spectral {
@@ -17,61 +18,25 @@ constexpr int q_row = 0;
 constexpr int k_row = 1;
 constexpr int v_row = 2;
 
-/// Linear-interpolated quantile of the finite values; NaN if there is none.
-double quantile(std::vector<double> values, double share) {
-  std::erase_if(values, [](double value) { return !std::isfinite(value); });
-  if (values.empty()) {
-    return nan;
-  }
-  std::sort(values.begin(), values.end());
-  const double at = share * static_cast<double>(values.size() - 1);
-  const auto low = static_cast<std::size_t>(at);
-  const std::size_t high = std::min(low + 1, values.size() - 1);
-  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
-}
-
-/// Standard normal numbers, the same on every machine with IEEE doubles: splitmix64 and Box-Muller.
-class Normal {
- public:
-  explicit Normal(std::uint64_t seed) : state_(seed) {}
-  double operator()() {
-    const double radius = std::sqrt(-2 * std::log(1 - uniform()));
-    return radius * std::cos(2 * std::numbers::pi * uniform());
-  }
-
- private:
-  double uniform() {
-    state_ += 0x9e3779b97f4a7c15u;
-    std::uint64_t mixed = (state_ ^ (state_ >> 30)) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-    return std::ldexp(static_cast<double>((mixed ^ (mixed >> 31)) >> 11), -53);
-  }
-  std::uint64_t state_;
-};
-
 /// Standard deviation of ln PR_V - ln PR_K over Gaussian heads [rows, columns]. The participation
 /// ratio needs no eigenvalues: tr(G)^2 / |G|_F^2.
 double null_spread(int rows, int columns, std::uint64_t seed) {
   constexpr int draws = 32;
   const SingleThreaded single;
-  Normal normal(seed);
-  AlignedDoubles w(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
+  Random random(seed);
+  std::vector<float> w(cells(rows, columns));
   double sum = 0;
   double squares = 0;
   for (int draw = 0; draw < draws; ++draw) {
-    std::generate(w.data(), w.data() + w.size(), std::ref(normal));
+    std::generate(w.begin(), w.end(), [&] { return static_cast<float>(random.normal()); });
+    WeightView view;
+    view.data = w.data();
+    view.rows = rows;
+    view.columns = columns;
+    view.stride = columns;
     const GramSide side = rows <= columns ? GramSide::rows : GramSide::columns;
-    const AlignedDoubles g = gram(w.data(), rows, columns, columns, side);
-    const int n = std::min(rows, columns);
-    double trace = 0;
-    double norm = 0;
-    for (std::size_t i = 0; i < g.size(); ++i) {
-      norm += g[i] * g[i];
-    }
-    for (int i = 0; i < n; ++i) {
-      trace += g[static_cast<std::size_t>(i) * static_cast<std::size_t>(n + 1)];
-    }
-    const double log_ratio = std::log(trace / norm * trace);
+    const Moments found = moments(gram(view, side), std::min(rows, columns));
+    const double log_ratio = std::log(found.trace / found.square * found.trace);
     sum += log_ratio;
     squares += log_ratio * log_ratio;
   }

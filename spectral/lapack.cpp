@@ -1,9 +1,12 @@
-// The one file that knows Eigen's solver and Fortran LAPACK: MKL inside libtorch_cpu where LibTorch
-// is linked, else the system's. Never both.
+// The one file that knows Eigen's solvers and Fortran LAPACK: MKL inside libtorch_cpu where
+// LibTorch is linked, else the system's. Never both. libtorch_cpu exports dgemm, dsyevd, dgeqrf and
+// dgesdd but no dsyrk, so Gram matrices are products of column blocks (gram.cpp).
 #include "lapack.h"
 
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
+#include <Eigen/QR>
+#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -15,6 +18,11 @@ void dgemm_(const char* transa, const char* transb, const int* m, const int* n, 
             const double* beta, double* c, const int* ldc);
 void dsyevd_(const char* jobz, const char* uplo, const int* n, double* a, const int* lda, double* w,
              double* work, const int* lwork, int* iwork, const int* liwork, int* info);
+void dgeqrf_(const int* m, const int* n, double* a, const int* lda, double* tau, double* work,
+             const int* lwork, int* info);
+void dgesdd_(const char* jobz, const int* m, const int* n, double* a, const int* lda, double* s,
+             double* u, const int* ldu, double* vt, const int* ldvt, double* work, const int* lwork,
+             int* iwork, int* info);
 int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
 void openblas_set_num_threads(int threads) __attribute__((weak));
 int openblas_get_num_threads() __attribute__((weak));
@@ -26,129 +34,236 @@ namespace {
 
 constexpr int eigen_up_to = 256;  // Eigen's unblocked reduction is the faster one below
 
-std::size_t square(int n) {
-  return static_cast<std::size_t>(n) * static_cast<std::size_t>(n);
-}
+using Columns = Eigen::Map<Eigen::MatrixXd>;
+using ConstColumns = Eigen::Map<const Eigen::MatrixXd>;
 
-std::vector<double> eigen_solve(const AlignedDoubles& matrix, int n) {
-  const Eigen::Map<const Eigen::MatrixXd> view(matrix.data(), n, n);
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(view, Eigen::EigenvaluesOnly);
-  if (solver.info() != Eigen::Success) {
-    return {};
+class EigenTypes final : public EigenSolver {
+ public:
+  const char* name() const override { return "Eigen"; }
+  std::vector<double> values(AlignedDoubles upper, int n) const override {
+    // Eigen reads the lower triangle; the upper one of a column-major matrix is the lower of its
+    // transpose.
+    const Eigen::MatrixXd lower = ConstColumns(upper.data(), n, n).transpose();
+    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(lower, Eigen::EigenvaluesOnly);
+    if (solver.info() != Eigen::Success) {
+      return {};
+    }
+    const Eigen::VectorXd& found = solver.eigenvalues();
+    return {found.data(), found.data() + n};
   }
-  const Eigen::VectorXd& values = solver.eigenvalues();
-  return {values.data(), values.data() + n};
+};
+
+EigenPairs eigen_pairs(const AlignedDoubles& matrix, int n) {
+  const ConstColumns view(matrix.data(), n, n);
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(view);
+  EigenPairs pairs;
+  if (solver.info() == Eigen::Success) {
+    pairs.values.assign(solver.eigenvalues().data(), solver.eigenvalues().data() + n);
+    pairs.vectors = AlignedDoubles(cells(n, n));
+    Columns(pairs.vectors.data(), n, n) = solver.eigenvectors();
+  }
+  return pairs;
 }
 
 #ifdef KVSCOPE_SPECTRAL_LAPACK
-std::vector<double> lapack_solve(const AlignedDoubles& matrix, int n) {
-  AlignedDoubles copy(square(n));
-  std::copy(matrix.data(), matrix.data() + square(n), copy.data());
-  AlignedDoubles values(static_cast<std::size_t>(n));
-  // The old minimal workspace 2n + 1 would run the unblocked reduction, at half the speed.
-  const int work_size = 2 * n + 64 * n + 1;
+
+class Lapack final : public EigenSolver {
+ public:
+  const char* name() const override { return "LAPACK dsyevd"; }
+  std::vector<double> values(AlignedDoubles upper, int n) const override {
+    AlignedDoubles found(static_cast<std::size_t>(n));
+    // The old minimal workspace 2n + 1 would run the unblocked reduction, at half the speed.
+    const int work_size = 2 * n + 64 * n + 1;
+    const int integer_size = 5 * n + 3;
+    AlignedDoubles work(static_cast<std::size_t>(work_size));
+    std::vector<int> integers(static_cast<std::size_t>(integer_size));
+    int info = 0;
+    dsyevd_("N", "U", &n, upper.data(), &n, found.data(), work.data(), &work_size, integers.data(),
+            &integer_size, &info);
+    if (info != 0) {
+      return {};
+    }
+    return {found.data(), found.data() + n};
+  }
+};
+
+EigenPairs lapack_pairs(const AlignedDoubles& matrix, int n) {
+  EigenPairs pairs;
+  pairs.vectors = AlignedDoubles(cells(n, n));
+  std::copy(matrix.data(), matrix.data() + cells(n, n), pairs.vectors.data());
+  AlignedDoubles found(static_cast<std::size_t>(n));
+  // By formula, in 64 bits: the library's own query is returned in a double here, but in a float
+  // for single precision, one short from n = 2896 on.
+  const std::int64_t wide = 1 + 6 * std::int64_t{n} + 2 * std::int64_t{n} * n;
+  const int work_size = static_cast<int>(std::min<std::int64_t>(wide, 2147483647));
   const int integer_size = 5 * n + 3;
   AlignedDoubles work(static_cast<std::size_t>(work_size));
   std::vector<int> integers(static_cast<std::size_t>(integer_size));
-  int info = 0;
-  dsyevd_("N", "U", &n, copy.data(), &n, values.data(), work.data(), &work_size, integers.data(),
-          &integer_size, &info);
+  int info = wide > work_size ? -8 : 0;
+  if (info == 0) {
+    dsyevd_("V", "U", &n, pairs.vectors.data(), &n, found.data(), work.data(), &work_size,
+            integers.data(), &integer_size, &info);
+  }
   if (info != 0) {
     return {};
   }
-  return {values.data(), values.data() + n};
+  pairs.values.assign(found.data(), found.data() + n);
+  return pairs;
 }
 
-// One column block of the upper triangle at a time: half the work of the whole product.
-void product(const double* w, int rows, int columns, std::ptrdiff_t stride, GramSide side,
-             double* out) {
-  constexpr int block = 192;
-  const int n = side == GramSide::rows ? rows : columns;
-  const int k = side == GramSide::rows ? columns : rows;
-  const int leading = static_cast<int>(stride);
-  const double one = 1;
-  const double zero = 0;
-  for (int first = 0; first < n; first += block) {
-    const int width = std::min(block, n - first);
-    const int height = first + width;
-    double* c = out + static_cast<std::ptrdiff_t>(first) * n;
-    if (side == GramSide::rows) {
-      dgemm_("T", "N", &height, &width, &k, &one, w, &leading, w + first * stride, &leading, &zero,
-             c, &n);
-    } else {
-      dgemm_("N", "T", &height, &width, &k, &one, w, &leading, w + first, &leading, &zero, c, &n);
-    }
-  }
-}
 #else
-std::vector<double> lapack_solve(const AlignedDoubles& matrix, int n) {
-  return eigen_solve(matrix, n);
+
+EigenPairs lapack_pairs(const AlignedDoubles& matrix, int n) {
+  return eigen_pairs(matrix, n);
 }
 
-void product(const double* w, int rows, int columns, std::ptrdiff_t stride, GramSide side,
-             double* out) {
-  using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const Eigen::Map<const RowMajor, 0, Eigen::OuterStride<> > view(w, rows, columns,
-                                                                  Eigen::OuterStride<>(stride));
-  const int n = side == GramSide::rows ? rows : columns;
-  Eigen::Map<Eigen::MatrixXd> result(out, n, n);
-  result.setZero();
-  if (side == GramSide::rows) {
-    result.selfadjointView<Eigen::Upper>().rankUpdate(view);
-  } else {
-    result.selfadjointView<Eigen::Upper>().rankUpdate(view.transpose());
-  }
-}
 #endif
 
-bool matches_trace(const std::vector<double>& values, const AlignedDoubles& matrix, int n) {
-  double sum = 0;
-  double trace = 0;
-  double magnitude = 0;
-  for (int i = 0; i < n; ++i) {
-    const double diagonal = matrix[static_cast<std::size_t>(i) * static_cast<std::size_t>(n + 1)];
-    trace += diagonal;
-    magnitude += std::abs(diagonal);
-    sum += values[static_cast<std::size_t>(i)];
+class ByMeasurement final : public EigenSolver {
+ public:
+  const char* name() const override { return "Eigen to n = 256, LAPACK dsyevd above"; }
+  std::vector<double> values(AlignedDoubles upper, int n) const override {
+    const EigenSolver& chosen = n <= eigen_up_to ? eigen_solver() : lapack_solver();
+    return chosen.values(std::move(upper), n);
   }
-  return std::abs(sum - trace) <= 1e-11 * magnitude;
+};
+
+/// Ascending pairs turned round; each vector's largest component made positive.
+void tidy(EigenPairs& pairs, int n) {
+  std::reverse(pairs.values.begin(), pairs.values.end());
+  double* data = pairs.vectors.data();
+  for (int i = 0; i < n / 2; ++i) {
+    std::swap_ranges(data + cells(i, n), data + cells(i + 1, n), data + cells(n - 1 - i, n));
+  }
+  for (int i = 0; i < n; ++i) {
+    double* vector = data + cells(i, n);
+    const double* largest = std::max_element(
+        vector, vector + n, [](double a, double b) { return std::abs(a) < std::abs(b); });
+    if (*largest < 0) {
+      std::transform(vector, vector + n, vector, std::negate<>());
+    }
+  }
 }
 
 }  // namespace
 
-AlignedDoubles::AlignedDoubles(std::size_t count)
-    : data_(static_cast<double*>(::operator new[](std::max<std::size_t>(count, 1) * sizeof(double),
-                                                  std::align_val_t{64}))),
-      size_(count) {
-  std::fill(data_.get(), data_.get() + count, 0.0);
+std::vector<std::vector<double>> EigenSolver::batch(const AlignedDoubles& uppers, int n,
+                                                    int count) const {
+  std::vector<std::vector<double>> lists;
+  for (int i = 0; i < count; ++i) {
+    AlignedDoubles one(cells(n, n));
+    const double* first = uppers.data() + static_cast<std::size_t>(i) * cells(n, n);
+    std::copy(first, first + cells(n, n), one.data());
+    lists.push_back(values(std::move(one), n));
+  }
+  return lists;
 }
 
-AlignedDoubles gram(const double* w, int rows, int columns, std::ptrdiff_t stride, GramSide side) {
-  const int n = side == GramSide::rows ? rows : columns;
-  AlignedDoubles result(square(n));
-  product(w, rows, columns, stride, side, result.data());
-  for (int column = 0; column < n; ++column) {
-    for (int row = column + 1; row < n; ++row) {
-      result[static_cast<std::size_t>(column) * static_cast<std::size_t>(n) +
-             static_cast<std::size_t>(row)] =
-          result[static_cast<std::size_t>(row) * static_cast<std::size_t>(n) +
-                 static_cast<std::size_t>(column)];
-    }
-  }
-  return result;
+const EigenSolver& eigen_solver() {
+  static const EigenTypes solver;
+  return solver;
 }
 
-std::vector<double> symmetric_eigenvalues(const AlignedDoubles& matrix, int n) {
-  const bool eigen_first = n <= eigen_up_to;
-  std::vector<double> values = eigen_first ? eigen_solve(matrix, n) : lapack_solve(matrix, n);
-  if (values.empty() || !matches_trace(values, matrix, n)) {
-    values = eigen_first ? lapack_solve(matrix, n) : eigen_solve(matrix, n);
-    if (values.empty() || !matches_trace(values, matrix, n)) {
-      return {};
-    }
+const EigenSolver& lapack_solver() {
+#ifdef KVSCOPE_SPECTRAL_LAPACK
+  static const Lapack solver;
+  return solver;
+#else
+  return eigen_solver();
+#endif
+}
+
+const EigenSolver& cpu_solver() {
+  static const ByMeasurement solver;
+  return solver;
+}
+
+const char* blas_name() {
+#ifdef KVSCOPE_SPECTRAL_LAPACK
+  return MKL_Set_Num_Threads_Local != nullptr  ? "MKL (libtorch_cpu)"
+         : openblas_set_num_threads != nullptr ? "OpenBLAS"
+                                               : "LAPACK";
+#else
+  return "Eigen";
+#endif
+}
+
+void multiply_add(const Product& p) {
+#ifdef KVSCOPE_SPECTRAL_LAPACK
+  const double one = 1;
+  dgemm_(p.transpose_a ? "T" : "N", p.transpose_b ? "T" : "N", &p.m, &p.n, &p.k, &one, p.a,
+         &p.leading_a, p.b, &p.leading_b, &one, p.c, &p.leading_c);
+#else
+  using Strided = Eigen::Map<const Eigen::MatrixXd, 0, Eigen::OuterStride<>>;
+  const Strided a(p.a, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k,
+                  Eigen::OuterStride<>(p.leading_a));
+  const Strided b(p.b, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n,
+                  Eigen::OuterStride<>(p.leading_b));
+  Eigen::Map<Eigen::MatrixXd, 0, Eigen::OuterStride<>> c(p.c, p.m, p.n,
+                                                         Eigen::OuterStride<>(p.leading_c));
+  if (p.transpose_a && p.transpose_b) {
+    c.noalias() += a.transpose() * b.transpose();
+  } else if (p.transpose_a) {
+    c.noalias() += a.transpose() * b;
+  } else if (p.transpose_b) {
+    c.noalias() += a * b.transpose();
+  } else {
+    c.noalias() += a * b;
   }
-  std::sort(values.begin(), values.end(), std::greater<>());
-  return values;
+#endif
+}
+
+EigenPairs symmetric_eigen(const AlignedDoubles& matrix, int n) {
+  EigenPairs pairs = n <= eigen_up_to ? eigen_pairs(matrix, n) : lapack_pairs(matrix, n);
+  if (pairs.values.empty()) {
+    pairs = n <= eigen_up_to ? lapack_pairs(matrix, n) : eigen_pairs(matrix, n);
+  }
+  if (!pairs.values.empty()) {
+    tidy(pairs, n);
+  }
+  return pairs;
+}
+
+AlignedDoubles qr_factor(AlignedDoubles& matrix, int rows, int columns) {
+  const int height = std::min(rows, columns);
+  AlignedDoubles r(cells(height, columns));
+#ifdef KVSCOPE_SPECTRAL_LAPACK
+  AlignedDoubles tau(static_cast<std::size_t>(height));
+  const int work_size = 64 * columns;
+  AlignedDoubles work(static_cast<std::size_t>(work_size));
+  int info = 0;
+  dgeqrf_(&rows, &columns, matrix.data(), &rows, tau.data(), work.data(), &work_size, &info);
+#else
+  Columns view(matrix.data(), rows, columns);
+  view = Eigen::HouseholderQR<Eigen::MatrixXd>(view).matrixQR();
+#endif
+  for (int column = 0; column < columns; ++column) {
+    const double* source = matrix.data() + cells(column, rows);
+    std::copy(source, source + std::min(column + 1, height), r.data() + cells(column, height));
+  }
+  return r;
+}
+
+std::vector<double> singular_values(AlignedDoubles& matrix, int rows, int columns) {
+  const int n = std::min(rows, columns);
+#ifdef KVSCOPE_SPECTRAL_LAPACK
+  std::vector<double> values(static_cast<std::size_t>(n));
+  const int one = 1;
+  const int work_size = 7 * n + 64 * (rows + columns) + std::max(rows, columns);
+  AlignedDoubles work(static_cast<std::size_t>(work_size));
+  std::vector<int> integers(static_cast<std::size_t>(8 * n));
+  double unused = 0;
+  int info = 0;
+  dgesdd_("N", &rows, &columns, matrix.data(), &rows, values.data(), &unused, &one, &unused, &one,
+          work.data(), &work_size, integers.data(), &info);
+  if (info == 0) {
+    return values;
+  }
+#endif
+  const Eigen::BDCSVD<Eigen::MatrixXd> solver(ConstColumns(matrix.data(), rows, columns));
+  const Eigen::VectorXd& found = solver.singularValues();
+  return found.allFinite() ? std::vector<double>(found.data(), found.data() + n)
+                           : std::vector<double>();
 }
 
 SingleThreaded::SingleThreaded() {

@@ -1,42 +1,65 @@
 #pragma once
 
-#include <cstddef>
 #include <memory>
-#include <new>
 #include <vector>
+
+#include "buffer.h"
 
 namespace kvscope::spectral {
 
-/// Doubles on a 64-byte boundary, zeroed: vector code then takes the same path in every run.
-class AlignedDoubles {
- public:
-  AlignedDoubles() = default;
-  explicit AlignedDoubles(std::size_t count);
-  double* data() { return data_.get(); }
-  const double* data() const { return data_.get(); }
-  std::size_t size() const { return size_; }
-  double& operator[](std::size_t i) { return data_[i]; }
-  double operator[](std::size_t i) const { return data_[i]; }
+/// C += op(A) op(B), all column-major; op(A) is [m, k], op(B) is [k, n].
+struct Product {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  int m = 0;
+  int n = 0;
+  int k = 0;
+  const double* a = nullptr;
+  int leading_a = 0;
+  const double* b = nullptr;
+  int leading_b = 0;
+  double* c = nullptr;
+  int leading_c = 0;
+};
+void multiply_add(const Product& product);
 
- private:
-  struct Release {
-    void operator()(double* pointer) const { ::operator delete[](pointer, std::align_val_t{64}); }
-  };
-  std::unique_ptr<double[], Release> data_;
-  std::size_t size_ = 0;
+/// Eigenvalues of symmetric matrices: one implementation for each library.
+class EigenSolver {
+ public:
+  virtual ~EigenSolver() = default;
+  virtual const char* name() const = 0;
+  /// Eigenvalues in any order of the symmetric column-major [n, n] matrix whose upper triangle is
+  /// given; what it was given is consumed. Empty if it does not converge.
+  virtual std::vector<double> values(AlignedDoubles upper, int n) const = 0;
+  /// The same for `count` matrices one after another: one by one unless the library has better.
+  virtual std::vector<std::vector<double>> batch(const AlignedDoubles& uppers, int n,
+                                                 int count) const;
 };
 
-/// Which side of W [rows, columns] the Gram matrix has: W W^T or W^T W.
-enum class GramSide { rows, columns };
+/// LAPACK dsyevd (MKL inside libtorch_cpu, or the system's); Eigen where the build has no LAPACK.
+const EigenSolver& lapack_solver();
+/// Eigen's tridiagonalisation and QR.
+const EigenSolver& eigen_solver();
+/// Eigen up to n = 256, LAPACK above: measured, specs/spectral.md 6.1.
+const EigenSolver& cpu_solver();
+/// "MKL (libtorch_cpu)", "OpenBLAS", ... or "Eigen".
+const char* blas_name();
 
-/// Gram matrix of a row-major block of W whose rows lie `stride` doubles apart. Full and symmetric,
-/// [n, n] with n = rows or columns. On the calling thread alone.
-AlignedDoubles gram(const double* w, int rows, int columns, std::ptrdiff_t stride, GramSide side);
+/// Eigenvalues, descending, and eigenvectors of a full symmetric matrix.
+struct EigenPairs {
+  std::vector<double> values;  ///< [n] descending; empty if it does not converge
+  AlignedDoubles vectors;      ///< column-major [n, n], column i belongs to values[i]
+};
+/// The sign of a vector makes its largest component positive.
+EigenPairs symmetric_eigen(const AlignedDoubles& matrix, int n);
 
-/// Eigenvalues of a symmetric [n, n] matrix, descending. Empty if neither driver converges or the
-/// sum misses the trace. Eigen up to n = 256, LAPACK dsyevd above; the other one is tried on
-/// failure.
-std::vector<double> symmetric_eigenvalues(const AlignedDoubles& matrix, int n);
+/// R of the thin QR factors of a tall column-major [rows, columns] matrix, which is overwritten:
+/// column-major [columns, columns], zero below the diagonal; [rows, columns] if rows < columns.
+AlignedDoubles qr_factor(AlignedDoubles& matrix, int rows, int columns);
+
+/// Singular values, descending, of a column-major [rows, columns] matrix, which is overwritten.
+/// Empty if it does not converge.
+std::vector<double> singular_values(AlignedDoubles& matrix, int rows, int columns);
 
 /// While it lives, matrix products of the calling thread run on that thread alone, where the
 /// library can be told: then sums have one order.

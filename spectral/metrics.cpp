@@ -7,10 +7,30 @@
 #include <numeric>
 #include <vector>
 
+#include "tail_fits.h"
+
 namespace kvscope::spectral {
 namespace {
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+/// Hill exponent, power law, Marchenko-Pastur bulk and Gavish-Donoho rank.
+void add_fits(std::span<const double> eigenvalues, int larger, SpectrumMetrics& metrics) {
+  metrics[Metric::alpha_hill] = hill_exponent(eigenvalues);
+  const double negligible = static_cast<double>(eigenvalues.size()) *
+                            std::numeric_limits<double>::epsilon() * eigenvalues.front();
+  const PowerLaw law = fit_power_law(eigenvalues, negligible);
+  metrics[Metric::alpha_pl] = law.alpha;
+  metrics[Metric::pl_D] = law.distance;
+  metrics[Metric::pl_xmin] = law.x_min;
+  metrics[Metric::pl_sigma] = law.sigma;
+  const Bulk bulk = fit_bulk(eigenvalues, larger);
+  metrics[Metric::mp_sigma2] = bulk.variance;
+  metrics[Metric::mp_edge] = bulk.edge;
+  metrics[Metric::n_spikes] = bulk.spikes;
+  metrics[Metric::mp_softrank] = bulk.edge / eigenvalues.front();
+  metrics[Metric::rank_gd] = bulk.rank;
+}
 
 constexpr std::array<MetricInfo, metric_count> infos = {{
     {"fro2", "weight^2", "squared Frobenius norm", "sum lambda", false, false},
@@ -30,6 +50,24 @@ constexpr std::array<MetricInfo, metric_count> infos = {{
      "count s_i > noise_floor", false, true},
     {"cond", "1", "condition number of the modes above the noise floor",
      "s_1 / min s_i > noise_floor", false, false},
+    {"alpha_hill", "1", "Hill exponent of the upper half",
+     "1 + k / sum_{i<=k} ln(lambda_i / lambda_{k+1}), k = n / 2", true, false},
+    {"alpha_pl", "1", "power-law exponent of the tail above pl_xmin",
+     "1 + N / sum ln(lambda / x_min)", false, false},
+    {"pl_D", "1", "Kolmogorov-Smirnov distance of the power law", "max |F_fit - F_empirical|",
+     false, false},
+    {"pl_xmin", "weight^2", "start of the tail", "argmin of pl_D", false, false},
+    {"pl_sigma", "1", "standard error of alpha_pl", "(alpha_pl - 1) / sqrt(N)", false, false},
+    {"mp_sigma2", "weight^2", "variance of an entry of the bulk",
+     "median lambda / (N median of the Marchenko-Pastur law)", false, false},
+    {"mp_edge", "weight^2", "upper edge of the bulk", "mp_sigma2 (sqrt N + sqrt n)^2", false,
+     false},
+    {"n_spikes", "1", "eigenvalues above the bulk",
+     "count lambda_i > mp_edge + 3 Tracy-Widom scales", false, false},
+    {"mp_softrank", "1", "edge of the bulk over the largest eigenvalue", "mp_edge / lambda_1",
+     false, false},
+    {"rank_gd", "1", "modes above the Gavish-Donoho threshold",
+     "count s_i > lambda(n / N) sqrt(N mp_sigma2)", false, false},
 }};
 
 double entropy_of(std::span<const double> weights, double sum) {
@@ -67,7 +105,8 @@ SpectrumMetrics missing_metrics() {
   return metrics;
 }
 
-SpectrumMetrics metrics_of(std::span<const double> eigenvalues, double noise_floor) {
+SpectrumMetrics metrics_of(std::span<const double> eigenvalues, double noise_floor, MetricSet set,
+                           int larger) {
   SpectrumMetrics metrics = missing_metrics();
   const auto n = static_cast<double>(eigenvalues.size());
   const double sum = std::accumulate(eigenvalues.begin(), eigenvalues.end(), 0.0);
@@ -111,6 +150,9 @@ SpectrumMetrics metrics_of(std::span<const double> eigenvalues, double noise_flo
   for (std::size_t level = 0; level < energy_levels.size(); ++level) {
     metrics.energy_rank[level] = energy_rank(eigenvalues, sum, energy_levels[level]);
   }
+  if (set == MetricSet::with_fits) {
+    add_fits(eigenvalues, larger, metrics);
+  }
   return metrics;
 }
 
@@ -146,6 +188,7 @@ SpectrumMetrics gaussian_null(int n, int larger) {
       }
     }
   }
+  null[Metric::alpha_hill] = hill_null(c);
   null[Metric::stable_rank] = size / ((1 + std::sqrt(c)) * (1 + std::sqrt(c)));
   null[Metric::participation_ratio] = size * larger / (size + larger + 1);
   null[Metric::erank_energy] = size * std::exp(-c / 2);

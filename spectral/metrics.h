@@ -18,8 +18,19 @@ enum class Metric {
   rank_numeric,
   rank_storage,
   cond,
+  alpha_hill,  ///< from here on optional (specs/spectral.md 3.2)
+  alpha_pl,
+  pl_D,
+  pl_xmin,
+  pl_sigma,
+  mp_sigma2,
+  mp_edge,
+  n_spikes,
+  mp_softrank,
+  rank_gd,
 };
-inline constexpr int metric_count = 11;
+inline constexpr int core_metric_count = 11;
+inline constexpr int metric_count = 21;
 
 /// How a metric is written: its name in paths, and what its attributes say.
 struct MetricInfo {
@@ -45,13 +56,17 @@ struct SpectrumMetrics {
   double& operator[](Metric metric) { return value[static_cast<std::size_t>(metric)]; }
 };
 
+/// Which metrics are computed: those of every run, or the power law and bulk fits too.
+enum class MetricSet { core, with_fits };
+
 /// All NaN: what a matrix without a spectrum gets.
 SpectrumMetrics missing_metrics();
 
 /// Metrics of descending eigenvalues of W W^T (not negative). `noise_floor` is in singular-value
 /// units; NaN = unknown, then `rank_storage` is NaN and `cond` uses every non-zero mode. `cond` is
-/// +inf for a rank-deficient matrix.
-SpectrumMetrics metrics_of(std::span<const double> eigenvalues, double noise_floor);
+/// +inf for a rank-deficient matrix. The fits need `larger`, the other side of W.
+SpectrumMetrics metrics_of(std::span<const double> eigenvalues, double noise_floor,
+                           MetricSet set = MetricSet::core, int larger = 0);
 
 /// What an n x N matrix of independent Gaussian entries has, n <= N (specs/spectral.md 3.3): closed
 /// forms for participation ratio, energy effective rank and stable rank, integrals over the

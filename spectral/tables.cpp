@@ -5,204 +5,177 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <numeric>
 #include <utility>
 
 #include "kvscope/model/model_file.h"
-#include "metrics.h"
 #include "noise_floor.h"
 
 namespace kvscope::spectral {
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
-/// Metrics of one place with its null, ready to be written.
-struct Measured {
+/// Metrics of the fast mode: what trace, norm and largest eigenvalue give.
+SpectrumMetrics metrics_of(const FastSpectrum& fast) {
   SpectrumMetrics metrics = missing_metrics();
-  SpectrumMetrics null = missing_metrics();
-  double modes = nan;
-};
-
-/// Nulls repeat over layers and heads; each shape is integrated once.
-class NullCache {
- public:
-  const SpectrumMetrics& get(int n, int larger) {
-    const auto key = std::pair(n, larger);
-    const auto found = nulls_.find(key);
-    return found != nulls_.end() ? found->second
-                                 : nulls_.emplace(key, gaussian_null(n, larger)).first->second;
-  }
-
- private:
-  std::map<std::pair<int, int>, SpectrumMetrics> nulls_;
-};
-
-Measured measure(const std::vector<double>& eigenvalues, double floor, int rows, int columns,
-                 NullCache& nulls) {
-  Measured measured;
-  if (eigenvalues.empty() || std::isnan(eigenvalues.front())) {
-    return measured;
-  }
-  measured.metrics = metrics_of(eigenvalues, floor);
-  measured.null = nulls.get(std::min(rows, columns), std::max(rows, columns));
-  measured.modes = static_cast<double>(eigenvalues.size());
-  return measured;
+  metrics[Metric::fro2] = fast.trace;
+  metrics[Metric::sigma_max] = std::sqrt(fast.largest);
+  metrics[Metric::stable_rank] = fast.trace / fast.largest;
+  metrics[Metric::participation_ratio] = fast.trace / fast.square * fast.trace;
+  return metrics;
 }
-
-/// The tables of one group of places: `/metrics/layer` or `/metrics/head/<proj>`.
-class MetricTables {
- public:
-  MetricTables(Spectrum& spectrum, std::string prefix, std::vector<int> shape,
-               std::vector<std::string> axes)
-      : spectrum_(spectrum),
-        prefix_(std::move(prefix)),
-        shape_(std::move(shape)),
-        axes_(std::move(axes)) {}
-
-  void write(std::size_t place, const Measured& measured) {
-    for (int index = 0; index < metric_count; ++index) {
-      const auto metric = static_cast<Metric>(index);
-      const MetricInfo& info = metric_info(metric);
-      const double value = measured.metrics[metric];
-      const double null = measured.null[metric];
-      const std::string name = info.name;
-      at(name, info.units, info.long_name, info.formula)[place] = value;
-      if (info.is_rank) {
-        at(name + "_n", "1", fmt::format("{}, share of the modes", info.long_name),
-           fmt::format("{} / n", name))[place] = value / measured.modes;
-      }
-      if (info.has_null) {
-        at(name + "_null", info.units,
-           fmt::format("{} of a Gaussian matrix of this shape", info.long_name),
-           "specs/spectral.md 3.3")[place] = null;
-        at(name + "_rel", "1", fmt::format("{} relative to the null", info.long_name),
-           fmt::format("{0} / {0}_null", name))[place] = value / null;
-      }
-    }
-    for (std::size_t level = 0; level < energy_levels.size(); ++level) {
-      const std::size_t cell = place * energy_levels.size() + level;
-      energy("energy_rank", "modes that hold 50, 90, 95, 99 % of the energy",
-             "least k with sum_{i<=k} p_i >= tau")[cell] = measured.metrics.energy_rank[level];
-      energy("energy_rank_null", "energy ranks of a Gaussian matrix of this shape",
-             "Marchenko-Pastur quantiles")[cell] = measured.null.energy_rank[level];
-      energy("energy_rank_rel", "energy ranks relative to the null",
-             "energy_rank / energy_rank_null")[cell] =
-          measured.metrics.energy_rank[level] / measured.null.energy_rank[level];
-    }
-  }
-
- private:
-  std::vector<double>& table(const std::string& name, const std::vector<int>& shape,
-                             const std::vector<std::string>& axes, std::string units,
-                             std::string long_name, std::string formula) {
-    SpectrumTable& found = spectrum_.tables[prefix_ + name];
-    if (found.shape.empty()) {
-      found =
-          missing_table(shape, axes, std::move(units), std::move(long_name), std::move(formula));
-    }
-    return found.values;
-  }
-
-  std::vector<double>& at(const std::string& name, std::string units, std::string long_name,
-                          std::string formula) {
-    return table(name, shape_, axes_, std::move(units), std::move(long_name), std::move(formula));
-  }
-
-  std::vector<double>& energy(const std::string& name, std::string long_name, std::string formula) {
-    std::vector<int> shape = shape_;
-    std::vector<std::string> axes = axes_;
-    shape.push_back(static_cast<int>(energy_levels.size()));
-    axes.emplace_back("energy");
-    return table(name, shape, axes, "1", std::move(long_name), std::move(formula));
-  }
-
-  Spectrum& spectrum_;
-  std::string prefix_;
-  std::vector<int> shape_;
-  std::vector<std::string> axes_;
-};
 
 /// Tables of all layers of one projection.
 class ProjectionTables {
  public:
-  ProjectionTables(const std::vector<MatrixSpectrum>& matrices, int p, const ModelShape& shape,
-                   NullCache& nulls, Spectrum& spectrum)
-      : matrices_(matrices),
+  ProjectionTables(const std::vector<LayerResult>& results, int p, const ModelShape& shape,
+                   const SpectralOptions& options, NullCache& nulls, Spectrum& spectrum)
+      : results_(results),
         p_(p),
-        layers_(static_cast<int>(spectrum.layers.size())),
+        name_(projection_names[static_cast<std::size_t>(p)]),
+        layers_(static_cast<int>(results.size())),
         layout_(layout_of(p, shape)),
         head_modes_(std::min(layout_.head_dim, shape.hidden_dim)),
+        options_(options),
         nulls_(nulls),
         spectrum_(spectrum) {}
 
   void fill(MetricTables& layer_metrics) {
-    const std::string name = projection_names[static_cast<std::size_t>(p_)];
-    SpectrumTable& values = spectrum_.tables["spectrum/layer/" + name + "/eigenvalues"];
-    values =
-        missing_table({layers_, modes()}, {"layer", "mode"}, "weight^2",
-                      "eigenvalues of W W^T, W_" + name + " of the layer", "s_i^2, descending");
-    SpectrumTable& head_values = spectrum_.tables["spectrum/head/" + name + "/eigenvalues"];
-    const std::string head_axis =
-        layout_.heads == spectrum_.query_heads && (name == "q" || name == "o") ? "q_head"
-                                                                               : "kv_head";
-    head_values = missing_table({layers_, layout_.heads, head_modes_}, {"layer", head_axis, "mode"},
-                                "weight^2", "eigenvalues of W W^T, head slices of W_" + name,
-                                "s_i^2, descending");
-    MetricTables head_metrics(spectrum_, "metrics/head/" + name + "/", {layers_, layout_.heads},
-                              {"layer", head_axis});
+    MetricTables head_metrics(spectrum_, "metrics/head/" + name_ + "/", {layers_, layout_.heads},
+                              {"layer", head_axis(p_)}, set());
     SpectrumTable& floors = spectrum_.tables["metrics/noise_floor"];
+    SpectrumTable& seconds = spectrum_.tables["timing/seconds"];
     for (int row = 0; row < layers_; ++row) {
-      const MatrixSpectrum& matrix = at(row);
+      const MatrixSpectrum& m = at(row);
       const auto place = static_cast<std::size_t>(row * projections + p_);
-      const double floor = noise_floor(matrix.storage_error, matrix.rows, matrix.columns);
-      floors.values[place] = floor;
-      copy(matrix.layer, values.values, static_cast<std::size_t>(row), modes());
-      layer_metrics.write(place, measure(matrix.layer, floor, matrix.rows, matrix.columns, nulls_));
+      floors.values[place] = noise_floor(m.storage_error, m.rows, m.columns);
+      copy_row({m.seconds.begin(), m.seconds.end()}, seconds, place, 3);
+      layer_metrics.write(place, options_.fast ? metrics_of(m.layer_fast) : m.layer_metrics,
+                          null_of(m.rows, m.columns), std::min(m.rows, m.columns));
+      const int other = layout_.heads_are_rows ? m.columns : m.rows;
       for (int head = 0; head < layout_.heads; ++head) {
-        fill_head(matrix, static_cast<std::size_t>(row * layout_.heads + head), head,
-                  head_values.values, head_metrics);
+        head_metrics.write(static_cast<std::size_t>(row * layout_.heads + head), of_head(m, head),
+                           null_of(layout_.head_dim, other), std::min(layout_.head_dim, other));
       }
+    }
+    if (!options_.fast) {
+      spectra();
+    } else if (options_.top > 0) {
+      fill_rows("spectrum/layer/" + name_ + "/top_singular_values", "weight",
+                "leading singular values by randomised projection, from below",
+                "Halko, Martinsson, Tropp 2011, q = 2, p = 10", &MatrixSpectrum::top);
     }
   }
 
  private:
+  MetricSet set() const {
+    return options_.fits && !options_.fast ? MetricSet::with_fits : MetricSet::core;
+  }
   const MatrixSpectrum& at(int row) const {
-    return matrices_[static_cast<std::size_t>(row * projections + p_)];
+    return results_[static_cast<std::size_t>(row)].matrices[static_cast<std::size_t>(p_)];
   }
 
-  int modes() const {
-    int most = 1;
-    for (int row = 0; row < layers_; ++row) {
-      most = std::max(most, static_cast<int>(at(row).layer.size()));
+  SpectrumMetrics null_of(int rows, int columns) {
+    return rows > 0 && columns > 0 ? nulls_.get(std::min(rows, columns), std::max(rows, columns))
+                                   : missing_metrics();
+  }
+
+  SpectrumMetrics of_head(const MatrixSpectrum& m, int head) const {
+    const auto index = static_cast<std::size_t>(head);
+    if (options_.fast) {
+      return index < m.heads_fast.size() ? metrics_of(m.heads_fast[index]) : missing_metrics();
     }
-    return most;
+    return index < m.head_metrics.size() ? m.head_metrics[index] : missing_metrics();
   }
 
-  void fill_head(const MatrixSpectrum& matrix, std::size_t place, int head,
-                 std::vector<double>& values, MetricTables& metrics) {
-    const std::vector<double> none;
-    const std::vector<double>& eigenvalues =
-        matrix.heads.empty() ? none : matrix.heads[static_cast<std::size_t>(head)];
-    const int other = layout_.heads_are_rows ? matrix.columns : matrix.rows;
-    const double floor = noise_floor(matrix.storage_error, layout_.head_dim, other);
-    copy(eigenvalues, values, place, head_modes_);
-    metrics.write(place, measure(eigenvalues, floor, layout_.head_dim, other, nulls_));
+  /// [layers, modes] from one list of each matrix.
+  void fill_rows(const std::string& path, const char* units, const std::string& long_name,
+                 const char* formula, std::vector<double> MatrixSpectrum::*list) {
+    std::size_t width = 0;
+    for (int row = 0; row < layers_; ++row) {
+      width = std::max(width, (at(row).*list).size());
+    }
+    width = std::max<std::size_t>(width, 1);
+    SpectrumTable& table = spectrum_.tables[path];
+    table = missing_table({layers_, static_cast<int>(width)}, {"layer", "mode"}, units, long_name,
+                          formula);
+    for (int row = 0; row < layers_; ++row) {
+      copy_row(at(row).*list, table, static_cast<std::size_t>(row), width);
+    }
   }
 
-  static void copy(const std::vector<double>& from, std::vector<double>& to, std::size_t row,
-                   int width) {
-    const std::size_t count = std::min(from.size(), static_cast<std::size_t>(width));
-    std::copy_n(from.begin(), count,
-                to.begin() + static_cast<std::ptrdiff_t>(row * static_cast<std::size_t>(width)));
+  /// [layers, heads, ...] from one list of each head.
+  template <typename T>
+  void fill_heads(const std::string& path, std::vector<int> tail, std::vector<std::string> axes,
+                  SpectrumTable table, std::vector<std::vector<T>> MatrixSpectrum::*lists) {
+    std::vector<int> shape = {layers_, layout_.heads};
+    shape.insert(shape.end(), tail.begin(), tail.end());
+    std::vector<std::string> names = {"layer", head_axis(p_)};
+    names.insert(names.end(), axes.begin(), axes.end());
+    table = missing_table(shape, names, table.units, table.long_name, table.formula);
+    std::size_t width = 1;
+    for (const int size : tail) {
+      width *= static_cast<std::size_t>(size);
+    }
+    for (int row = 0; row < layers_; ++row) {
+      const auto& of_heads = at(row).*lists;
+      for (std::size_t head = 0; head < of_heads.size(); ++head) {
+        copy_row({of_heads[head].begin(), of_heads[head].end()}, table,
+                 static_cast<std::size_t>(row * layout_.heads) + head, width);
+      }
+    }
+    spectrum_.tables[path] = std::move(table);
   }
 
-  const std::vector<MatrixSpectrum>& matrices_;
+  void spectra() {
+    fill_rows("spectrum/layer/" + name_ + "/eigenvalues", "weight^2",
+              "eigenvalues of W W^T, W_" + name_ + " of the layer", "s_i^2, descending",
+              &MatrixSpectrum::layer);
+    if (std::any_of(results_.begin(), results_.end(), [this](const LayerResult& result) {
+          return !result.matrices[static_cast<std::size_t>(p_)].with_bias.empty();
+        })) {
+      fill_rows("spectrum/layer/" + name_ + "/eigenvalues_with_bias", "weight^2",
+                "eigenvalues of [W b] [W b]^T, W_" + name_ + " of the layer", "s_i^2, descending",
+                &MatrixSpectrum::with_bias);
+    }
+    SpectrumTable about;
+    about.units = "weight^2";
+    about.long_name = "eigenvalues of W W^T, head slices of W_" + name_;
+    about.formula = "s_i^2, descending";
+    fill_heads("spectrum/head/" + name_ + "/eigenvalues", {head_modes_}, {"mode"}, about,
+               &MatrixSpectrum::heads);
+    about.units = "1";
+    about.long_name = "block of nearly equal eigenvalues that a mode belongs to";
+    about.formula = "relative gap below gap_tol, or both below the noise floor";
+    fill_heads("spectrum/head/" + name_ + "/mode_block", {head_modes_}, {"mode"}, about,
+               &MatrixSpectrum::blocks);
+    if (options_.vectors && layout_.heads_are_rows && head_modes_ == layout_.head_dim) {
+      about.long_name = "left singular vectors of the head slices of W_" + name_;
+      about.formula = "W W^T u_i = lambda_i u_i";
+      fill_heads("spectrum/head/" + name_ + "/left_vectors", {head_modes_, head_modes_},
+                 {"mode", "channel"}, about, &MatrixSpectrum::vectors);
+      transpose_vectors(spectrum_.tables["spectrum/head/" + name_ + "/left_vectors"]);
+    }
+  }
+
+  /// The schema has the channel before the mode; a solver gives one vector after another.
+  void transpose_vectors(SpectrumTable& table) const {
+    const auto n = static_cast<std::size_t>(head_modes_);
+    for (std::size_t first = 0; first < table.values.size(); first += n * n) {
+      for (std::size_t a = 0; a < n; ++a) {
+        for (std::size_t b = 0; b < a; ++b) {
+          std::swap(table.values[first + a * n + b], table.values[first + b * n + a]);
+        }
+      }
+    }
+    std::swap(table.axes[2], table.axes[3]);
+  }
+
+  const std::vector<LayerResult>& results_;
   int p_;
+  std::string name_;
   int layers_;
   ProjectionLayout layout_;
   int head_modes_;
+  const SpectralOptions& options_;
   NullCache& nulls_;
   Spectrum& spectrum_;
 };
@@ -222,36 +195,45 @@ ProjectionLayout layout_of(int p, const ModelShape& shape) {
   }
 }
 
-SpectrumTable missing_table(std::vector<int> shape, std::vector<std::string> axes,
-                            std::string units, std::string long_name, std::string formula) {
-  SpectrumTable table;
-  const std::size_t cells = std::accumulate(
-      shape.begin(), shape.end(), std::size_t{1},
-      [](std::size_t product, int size) { return product * static_cast<std::size_t>(size); });
-  table.values.assign(cells, nan);
-  table.shape = std::move(shape);
-  table.axes = std::move(axes);
-  table.units = std::move(units);
-  table.long_name = std::move(long_name);
-  table.formula = std::move(formula);
-  return table;
+std::string head_axis(int p) {
+  return p == 0 || p == 3 ? "q_head" : "kv_head";
 }
 
-void fill_tables(const std::vector<MatrixSpectrum>& matrices, const ModelShape& shape,
-                 Spectrum& spectrum) {
-  const int layers = static_cast<int>(spectrum.layers.size());
-  for (const MatrixSpectrum& matrix : matrices) {
-    spectrum.status.push_back(matrix.status);
-    spectrum.message.push_back(matrix.message);
+void fill_tables(const std::vector<LayerResult>& results, const ModelShape& shape,
+                 const SpectralOptions& options, Spectrum& spectrum) {
+  const int layers = static_cast<int>(results.size());
+  for (const LayerResult& result : results) {
+    for (const MatrixSpectrum& matrix : result.matrices) {
+      spectrum.status.push_back(matrix.status);
+      spectrum.message.push_back(matrix.message);
+    }
   }
   spectrum.tables["metrics/noise_floor"] =
       missing_table({layers, projections}, {"layer", "proj"}, "weight",
                     "singular values below this are rounding of the storage type",
                     "rms error * (sqrt m + sqrt d)");
-  MetricTables layer_metrics(spectrum, "metrics/layer/", {layers, projections}, {"layer", "proj"});
+  spectrum.tables["timing/seconds"] =
+      missing_table({layers, projections, 3}, {"layer", "proj", "stage"}, "s",
+                    "time of the Gram matrices, the eigenvalues and the metrics", "wall clock");
+  const MetricSet set = options.fits && !options.fast ? MetricSet::with_fits : MetricSet::core;
+  MetricTables layer_metrics(spectrum, "metrics/layer/", {layers, projections}, {"layer", "proj"},
+                             set);
   NullCache nulls;
   for (int p = 0; p < projections; ++p) {
-    ProjectionTables(matrices, p, shape, nulls, spectrum).fill(layer_metrics);
+    ProjectionTables(results, p, shape, options, nulls, spectrum).fill(layer_metrics);
+  }
+  if (options.fast) {
+    SpectrumTable& bound = spectrum.tables["metrics/layer/sigma_max_bound"];
+    bound = missing_table({layers, projections}, {"layer", "proj"}, "weight^2",
+                          "some eigenvalue lies this near to sigma_max^2", "Lanczos residual");
+    for (int row = 0; row < layers; ++row) {
+      for (int p = 0; p < projections; ++p) {
+        bound.values[static_cast<std::size_t>(row * projections + p)] =
+            results[static_cast<std::size_t>(row)]
+                .matrices[static_cast<std::size_t>(p)]
+                .layer_fast.bound;
+      }
+    }
   }
 }
 

@@ -18,7 +18,7 @@ using h5::Handle;
 using h5::Session;
 
 constexpr const char* groups[] = {"spectrum/",    "metrics/", "asymmetry/", "alignment/",
-                                  "homogeneity/", "claims/",  "timing/"};
+                                  "homogeneity/", "merging/", "timing/"};
 
 bool is_table(const std::string& path) {
   return std::any_of(std::begin(groups), std::end(groups),

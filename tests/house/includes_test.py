@@ -24,7 +24,7 @@ MODULES = {
     "runtime": ("probe/runtime", "model evidence capture kernels storage", "fmt torch"),
     "attach": ("probe/attach", "evidence capture kernels storage", "fmt torch"),
     "methods": ("methods", "evidence kernels storage", "fmt torch json"),
-    "spectral": ("spectral", "model storage", "fmt eigen cusolver"),
+    "spectral": ("spectral", "model storage", "fmt eigen cusolver cuda"),
     "scene": ("viewer/scene", "", "fmt json"),
     "report": ("viewer/report", "scene storage", "fmt json png"),
     "gui": ("viewer/gui", "scene report storage", "fmt imgui gl png cli11"),

@@ -210,6 +210,9 @@ TEST(AnalyzeWeights, SameBytesForAnyThreadCount) {
   const Spectrum b = analyze_weights(model, four);
   ASSERT_EQ(a.tables.size(), b.tables.size());
   for (const auto& [path, left] : a.tables) {
+    if (path.starts_with("timing/")) {
+      continue;
+    }
     const auto& right = table(b, path).values;
     ASSERT_EQ(left.values.size(), right.size());
     for (std::size_t i = 0; i < right.size(); ++i) {
