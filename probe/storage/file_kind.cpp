@@ -11,6 +11,7 @@
 
 #include "attributes.h"
 #include "h5.h"
+#include "kvscope/storage/calibration_file.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/decision_file.h"
 #include "kvscope/storage/spectrum_file.h"
@@ -142,6 +143,7 @@ std::vector<std::string> check_file(const std::string& path) {
       read_spectrum(path);
       break;
     case FileKind::calibration:
+      read_calibration(path);
       break;
     default:
       throw Error(ErrorCode::unsupported, "this is no HDF5 file of kvscope", path);

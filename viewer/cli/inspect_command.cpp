@@ -5,6 +5,7 @@
 #include "console.h"
 #include "kvscope/core/error.h"
 #include "kvscope/model/model_file.h"
+#include "kvscope/storage/calibration_file.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/decision_file.h"
 #include "kvscope/storage/file_kind.h"
@@ -84,6 +85,20 @@ Facts spectrum_facts(const std::string& path) {
           {"hidden_dim", spectrum.hidden_dim}};
 }
 
+Facts calibration_facts(const std::string& path) {
+  const Calibration calibration = read_calibration(path);
+  return {{"kind", "calibration"},
+          {"model", calibration.model_name},
+          {"model_hash", calibration.model_hash},
+          {"corpus_hash", calibration.corpus_hash},
+          {"tokens", calibration.tokens},
+          {"window", calibration.window},
+          {"layers", calibration.layers},
+          {"query_heads", calibration.query_heads},
+          {"kv_heads", calibration.kv_heads},
+          {"head_dim", calibration.head_dim}};
+}
+
 Facts model_facts(const std::string& path) {
   const auto model = ModelFile::open(path);
   const ModelConfig& config = model->config();
@@ -121,7 +136,7 @@ void run_inspect(const Options& options) {
       parts = describe_datasets(options.file);
       break;
     case FileKind::calibration:
-      facts = {{"kind", "calibration"}};
+      facts = calibration_facts(options.file);
       parts = describe_datasets(options.file);
       break;
     case FileKind::gguf:
@@ -174,7 +189,8 @@ void run_check(const Options& options, int& status) {
 void add_inspect(Program program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.app.add_subcommand("inspect", "Show what a file holds");
-  command->add_option("FILE", options->file, "Capture, decision, spectrum or model")->required();
+  command->add_option("FILE", options->file, "Capture, decision, spectrum, calibration or model")
+      ->required();
   add_common(*command, options->common);
   command->footer(
       "Examples:\n  kvscope inspect run.capture.h5\n  kvscope inspect model.gguf --json");
@@ -186,7 +202,8 @@ void add_check(Program program) {
   int& status = program.status;
   CLI::App* command =
       program.app.add_subcommand("check", "Read a file whole and check every rule it must keep");
-  command->add_option("FILE", options->file, "Capture, decision, spectrum or model")->required();
+  command->add_option("FILE", options->file, "Capture, decision, spectrum, calibration or model")
+      ->required();
   add_common(*command, options->common);
   command->footer("Examples:\n  kvscope check run.capture.h5\nExit status 3: something was found.");
   command->callback([options, &status] { run_check(*options, status); });

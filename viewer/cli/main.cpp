@@ -49,9 +49,9 @@ void refuse_unknown_subcommand(const CLI::App& app, int argc, char** argv) {
   }
   const std::string near =
       kvscope::nearest_name(argv[1], names.data(), static_cast<int>(names.size()));
-  throw kvscope::Error(kvscope::ErrorCode::usage, fmt::format("unknown subcommand '{}'", argv[1]), "",
-                       near.empty() ? "kvscope --help lists them"
-                                    : fmt::format("did you mean '{}'?", near));
+  throw kvscope::Error(
+      kvscope::ErrorCode::usage, fmt::format("unknown subcommand '{}'", argv[1]), "",
+      near.empty() ? "kvscope --help lists them" : fmt::format("did you mean '{}'?", near));
 }
 
 }  // namespace
@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   kvscope::cli::add_view(program);
   kvscope::cli::add_spectral(program);
   kvscope::cli::add_generate(program);
+  kvscope::cli::add_calibrate(program);
   kvscope::cli::add_methods(program);
   kvscope::cli::add_inspect(program);
   kvscope::cli::add_check(program);
