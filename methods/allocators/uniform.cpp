@@ -11,6 +11,7 @@ class Uniform : public Allocator {
     return {static_cast<int>(request.scores.size()), request.scope.kv_heads,
             request.budget.slots_per_head(request.scope)};
   }
+  bool even() const override { return true; }
 };
 
 class Everything : public Allocator {
@@ -23,6 +24,7 @@ class Everything : public Allocator {
     return scope.tokens;
   }
   bool by_method() const override { return true; }
+  bool even() const override { return true; }
 };
 
 }  // namespace

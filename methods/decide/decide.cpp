@@ -6,13 +6,20 @@
 #include <chrono>
 #include <optional>
 
+#include "decide/check.h"
+#include "decide/describe.h"
 #include "decide/finish.h"
+#include "decide/job.h"
+#include "decide/slots.h"
 #include "kvscope/core/error.h"
 #include "kvscope/evidence/model_run.h"
 #include "registry/method_pieces.h"
 
 namespace kvscope {
 namespace {
+
+using detail::Job;
+using detail::SharedScores;
 
 /// Sets LibTorch's thread count for one scope; 0 leaves it.
 class ThreadScope {
@@ -34,28 +41,6 @@ class ThreadScope {
   int before_;
 };
 
-/// Scores of one scorer, shared by the methods that name it alike.
-struct SharedScores {
-  const Scorer* scorer = nullptr;
-  std::string text;
-  bool across_layers = false;              ///< some method ranks the whole model
-  std::vector<std::vector<float>> layers;  ///< [layers] of [kv_heads, tokens]; cleared when done
-  std::vector<float> terms;                ///< of the current layer
-};
-
-/// One method at one budget.
-struct Job {
-  const Method& method;
-  const Budget& budget;
-  std::size_t scores;  ///< index into the shared scores
-  Protection protection;
-  Decision decision;
-  std::vector<std::vector<float>> terms;  ///< [layers] of [terms, kv_heads, tokens]
-
-  const detail::Parts& parts() const { return method.pieces().parts; }
-  bool ranks_the_model() const { return parts().allocator->scope() == Allocator::Scope::model; }
-};
-
 std::vector<float> to_host(const at::Tensor& tensor) {
   const at::Tensor host = tensor.cpu().contiguous();
   const float* first = host.data_ptr<float>();
@@ -66,25 +51,30 @@ class Decider {
  public:
   Decider(ModelRun& run, const DecideOptions& options)
       : run_(run), options_(options), start_(std::chrono::steady_clock::now()) {
-    const ModelShape& shape = run.shape();
-    scope_.tokens = run.tokens_seen();
-    scope_.layers = shape.layers;
-    scope_.kv_heads = shape.kv_heads;
-    scope_.slot_bytes = std::int64_t{2} * shape.head_dim * std::int64_t{sizeof(float)};
+    scope_ = detail::scope_of(run);
     KVSCOPE_CHECK(scope_.tokens > 0, ErrorCode::usage, "the run has not seen a token", "decide",
                   "run the prompt first");
+    if (options.before != nullptr && !options.before->events.empty()) {
+      cut_before_ = true;
+      scope_.tokens = run.layer(0)->slots().slots;
+    }
   }
 
   void add(const Method& method, const Budget& budget) {
     const detail::Parts& parts = method.pieces().parts;
-    const int slots = budget.slots_per_head(scope_);
-    Protection protection = parts.scorer->protect(scope_.tokens, slots);
-    if (parts.selector->fills_grant()) {
-      check_budget(method, budget, protection.count);
-    }
+    KVSCOPE_CHECK(
+        !parts.cadence || parts.cadence->decides_once(), ErrorCode::unsupported,
+        fmt::format("method '{}' cuts while the model runs, and each cut changes what the "
+                    "model computes next",
+                    method.text()),
+        "decide", "let it decide live: kvscope generate, or kvscope capture --method");
+    parts.scorer->check({run_.shape(), run_.model_hash(), run_.tokens().prompt_tokens});
+    const Protection protection = parts.scorer->protect_in_run(
+        {run_.tokens_seen(), run_.tokens().prompt_tokens, budget.slots_per_head(scope_)});
+    detail::check_protected(method, budget, scope_, protection.count);
     const std::size_t scores = shared_scores(method);
-    jobs_.push_back({method, budget, scores, std::move(protection), Decision{}, {}});
-    if (jobs_.back().ranks_the_model()) {
+    jobs_.push_back({method, budget, scores, protection, protection, Decision{}, {}, {}});
+    if (jobs_.back().needs_every_layer()) {
       shared_[scores].across_layers = true;
     }
   }
@@ -97,6 +87,9 @@ class Decider {
     std::vector<Decision> decisions;
     for (Job& job : jobs_) {
       describe(job);
+      if (cut_before_) {
+        place(job);
+      }
       validate(job.decision,
                fmt::format("method '{}' at {}", job.method.text(), job.budget.text()));
       decisions.push_back(std::move(job.decision));
@@ -105,19 +98,6 @@ class Decider {
   }
 
  private:
-  void check_budget(const Method& method, const Budget& budget, int protected_tokens) const {
-    const int least =
-        method.pieces().parts.allocator->smallest_grant(budget, scope_, protected_tokens);
-    KVSCOPE_CHECK(
-        protected_tokens <= least, ErrorCode::usage,
-        fmt::format("method '{}' protects {} tokens, but budget {} leaves a KV head {} slots of {} "
-                    "tokens",
-                    method.text(), protected_tokens, budget.text(), least, scope_.tokens),
-        "--keep",
-        fmt::format("keep at least {} slots, or protect fewer tokens (kvscope methods {})",
-                    protected_tokens, method.preset()));
-  }
-
   std::size_t shared_scores(const Method& method) {
     const std::string& text = method.pieces().scorer_text;
     for (std::size_t index = 0; index < shared_.size(); ++index) {
@@ -136,17 +116,21 @@ class Decider {
   /// Reads one layer once: scores it for every method, and decides it for those that need no other.
   void score_and_finish(int layer) {
     const std::unique_ptr<LayerEvidence> evidence = run_.layer(layer);
-    check_full_cache(*evidence, layer);
+    check_slots(*evidence, layer);
     for (SharedScores& shared : shared_) {
       LayerScores scores = shared.scorer->score(*evidence, options_.terms);
+      if (shared.scorer->settles()) {
+        shared.raw.push_back(std::move(scores));
+        continue;
+      }
       shared.layers[static_cast<std::size_t>(layer)] = to_host(scores.scores);
       shared.terms =
           options_.terms && scores.terms.defined() ? to_host(scores.terms) : std::vector<float>{};
     }
     for (Job& job : jobs_) {
       SharedScores& shared = shared_[job.scores];
-      check_layer(job, layer);
-      if (!job.ranks_the_model()) {
+      if (!job.needs_every_layer()) {
+        check_layer(job, layer);
         const Allocation allocation = allocate(job, layer, 1);
         finish(job, layer, allocation, 0);
         merge(job, *evidence, job.decision.layers.back());
@@ -162,13 +146,38 @@ class Decider {
     }
   }
 
+  /// Scores of a method whose scorer had to see every layer first.
+  void settle(Job& job) const {
+    const Scorer& scorer = *job.parts().scorer;
+    const std::vector<LayerScores> settled = scorer.settle(
+        shared_[job.scores].raw, {scope_.kv_heads, job.protection, tables_, options_.terms});
+    for (const LayerScores& layer : settled) {
+      job.settled.push_back(to_host(layer.scores));
+      if (options_.terms && layer.terms.defined()) {
+        job.terms.push_back(to_host(layer.terms));
+      }
+    }
+    KVSCOPE_CHECK(job.settled.size() == static_cast<std::size_t>(scope_.layers), ErrorCode::failed,
+                  fmt::format("method '{}' settled {} of {} layers", job.method.text(),
+                              job.settled.size(), scope_.layers),
+                  "decide", "report the method's author");
+  }
+
   void finish_across_layers() {
     bool merges = false;
     for (Job& job : jobs_) {
-      if (job.ranks_the_model()) {
-        const Allocation allocation = allocate(job, 0, scope_.layers);
+      if (job.needs_every_layer()) {
+        if (job.parts().scorer->settles()) {
+          settle(job);
+        }
+        const bool together = job.parts().allocator->scope() == Allocator::Scope::model;
+        Allocation allocation = together ? allocate(job, 0, scope_.layers) : Allocation(0, 0, 0);
         for (int layer = 0; layer < scope_.layers; ++layer) {
-          finish(job, layer, allocation, layer);
+          check_layer(job, layer);
+          if (!together) {
+            allocation = allocate(job, layer, 1);
+          }
+          finish(job, layer, allocation, together ? layer : 0);
         }
         merges = merges || job.parts().merger != nullptr;
       }
@@ -176,36 +185,61 @@ class Decider {
     for (int layer = 0; merges && layer < scope_.layers; ++layer) {
       const std::unique_ptr<LayerEvidence> evidence = run_.layer(layer);
       for (Job& job : jobs_) {
-        if (job.ranks_the_model()) {
+        if (job.needs_every_layer()) {
           merge(job, *evidence, job.decision.layers[static_cast<std::size_t>(layer)]);
         }
       }
     }
   }
 
-  /// Methods decide on a whole cache: every head holds tokens [0, tokens seen).
-  void check_full_cache(const LayerEvidence& evidence, int layer) const {
+  /// A cache is decided on whole, or with the same number of slots in every layer and KV head.
+  void check_slots(const LayerEvidence& evidence, int layer) {
     const SlotTable& slots = evidence.slots();
-    bool full = slots.kv_heads == scope_.kv_heads && slots.unmerged();
-    for (int kv_head = 0; full && kv_head < slots.kv_heads; ++kv_head) {
-      full = slots.length[static_cast<std::size_t>(kv_head)] == scope_.tokens;
+    if (!cut_before_) {
+      KVSCOPE_CHECK(detail::is_full(slots, scope_.kv_heads, scope_.tokens), ErrorCode::unsupported,
+                    "the cache has already been compressed", fmt::format("layer {}", layer),
+                    "decide on the full cache, before applying");
+      return;
     }
-    KVSCOPE_CHECK(full, ErrorCode::unsupported, "the cache has already been compressed",
-                  fmt::format("layer {}", layer), "decide on the full cache, before applying");
+    detail::check_even(slots, scope_.kv_heads, scope_.tokens, layer);
+    for (Job& job : jobs_) {
+      const Protection here = detail::over_slots(job.by_token, slots, layer);
+      KVSCOPE_CHECK(layer == 0 || here.reason == job.protection.reason, ErrorCode::unsupported,
+                    "layers hold protected tokens in different slots",
+                    fmt::format("layer {}", layer), "protect the oldest or the newest tokens");
+      job.protection = here;
+    }
+    tables_.push_back(slots);
+  }
+
+  /// Turns slots into tokens, and adds the cut to what was decided before.
+  void place(Job& job) const {
+    const int event = static_cast<int>(job.decision.events.size()) - 1;
+    for (LayerDecision& layer : job.decision.layers) {
+      const auto index = static_cast<std::size_t>(layer.layer);
+      layer = detail::over_tokens(
+          layer, {tables_[index], options_.before->layers[index], run_.tokens_seen(), event});
+    }
+  }
+
+  /// What selectors rank: [kv_heads, tokens].
+  const std::vector<float>& scores_of(const Job& job, int layer) const {
+    const detail::Planes& planes = job.settled.empty() ? shared_[job.scores].layers : job.settled;
+    return planes[static_cast<std::size_t>(layer)];
   }
 
   detail::LayerWork work(const Job& job, int layer, const Allocation* allocation, int row) const {
     const std::ptrdiff_t first = std::ptrdiff_t{row} * scope_.kv_heads;
     return {layer,
             scope_.kv_heads,
-            shared_[job.scores].layers[static_cast<std::size_t>(layer)],
+            scores_of(job, layer),
             job.protection,
             allocation == nullptr ? nullptr : allocation->slots.data() + first,
             allocation == nullptr ? nullptr : allocation->floor_only.data() + first};
   }
 
   void check_layer(const Job& job, int layer) const {
-    const std::vector<float>& scores = shared_[job.scores].layers[static_cast<std::size_t>(layer)];
+    const std::vector<float>& scores = scores_of(job, layer);
     KVSCOPE_CHECK(scores.size() == static_cast<std::size_t>(scope_.kv_heads) *
                                        static_cast<std::size_t>(scope_.tokens),
                   ErrorCode::failed,
@@ -216,7 +250,8 @@ class Decider {
   }
 
   Allocation allocate(const Job& job, int first_layer, int layers) const {
-    const std::span<const std::vector<float>> all(shared_[job.scores].layers);
+    const std::span<const std::vector<float>> all(job.settled.empty() ? shared_[job.scores].layers
+                                                                      : job.settled);
     const AllocationRequest request{
         job.budget, scope_, job.protection, first_layer,
         all.subspan(static_cast<std::size_t>(first_layer), static_cast<std::size_t>(layers))};
@@ -235,32 +270,16 @@ class Decider {
   }
 
   void describe(Job& job) const {
-    const Method& method = job.method;
     Decision& decision = job.decision;
-    decision.method = method.text();
-    decision.preset = method.preset();
-    decision.descriptor_json = method.descriptor_json();
-    decision.keep = job.budget.text();
-    decision.rounding = job.budget.rounding() == Budget::Rounding::reference ? "reference" : "ours";
-    decision.budget_slots = job.budget.total_slots(scope_);
-    decision.by_method = method.by_method();
-    decision.replayed = !run_.live();
-    decision.replay_exact = run_.step() == 0;
-    decision.capture_hash = run_.capture_hash();
-    decision.model_name = run_.model_name();
-    decision.query_heads = run_.shape().query_heads;
-    decision.kv_heads = scope_.kv_heads;
-    decision.head_dim = run_.shape().head_dim;
-    decision.tokens = scope_.tokens;
-    decision.cut_tokens = scope_.tokens;
-    decision.form = method.form();
-    // A replay's time says nothing about the run, and would differ from one call to the next.
-    const auto elapsed = std::chrono::steady_clock::now() - start_;
-    decision.events = {
-        {run_.step(), scope_.tokens,
-         run_.live() ? std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count() : 0}};
+    detail::describe(decision, run_, job.method, job.budget, scope_);
+    decision.tokens = decision.cut_tokens = run_.tokens_seen();
+    decision.replay_exact = decision.replay_exact && !job.parts().cadence;
+    if (cut_before_) {
+      decision.events = options_.before->events;
+    }
+    decision.events.push_back({run_.step(), run_.tokens_seen(), wall_ns()});
     if (!job.terms.empty()) {
-      for (const TermInfo& term : method.pieces().arguments.front().info().terms) {
+      for (const TermInfo& term : job.method.pieces().arguments.front().info().terms) {
         decision.term_names.push_back(term.name);
       }
       for (std::size_t layer = 0; layer < job.terms.size(); ++layer) {
@@ -269,10 +288,18 @@ class Decider {
     }
   }
 
+  /// A replay's time says nothing about the run, and would differ from one call to the next.
+  std::int64_t wall_ns() const {
+    const auto elapsed = std::chrono::steady_clock::now() - start_;
+    return run_.live() ? std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count() : 0;
+  }
+
   ModelRun& run_;
   DecideOptions options_;
   std::chrono::steady_clock::time_point start_;
-  BudgetScope scope_;
+  BudgetScope scope_;  ///< tokens: slots of a KV head, which are tokens on a full cache
+  bool cut_before_ = false;
+  std::vector<SlotTable> tables_;  ///< [layers] of a cache that was cut before
   std::vector<SharedScores> shared_;
   std::vector<Job> jobs_;
 };
@@ -299,13 +326,6 @@ Decision decide(ModelRun& run, const Method& method, const Budget& budget,
   Decider decider(run, options);
   decider.add(method, budget);
   return std::move(decider.run().front());
-}
-
-Decision compress(ModelRun& run, const Method& method, const Budget& budget,
-                  const DecideOptions& options) {
-  Decision decision = decide(run, method, budget, options);
-  run.apply(decision);
-  return decision;
 }
 
 }  // namespace kvscope

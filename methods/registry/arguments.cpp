@@ -86,6 +86,7 @@ std::string canonical_value(const ParameterInfo& parameter, const std::string& p
     case ParameterInfo::Type::choice:
       return check_choice(parameter, piece, value);
     case ParameterInfo::Type::list:
+    case ParameterInfo::Type::text:
       break;
   }
   return value;
@@ -145,7 +146,7 @@ std::string Arguments::canonical() const {
   std::vector<std::string> items;
   for (const ParameterInfo& parameter : info_->parameters) {
     const std::string& value = values_.at(parameter.name);
-    if (value != parameter.default_value || parameter.name == always_written) {
+    if (value != parameter.default_value || always_written(parameter.name)) {
       items.push_back(fmt::format("{}={}", parameter.name, value));
     }
   }
@@ -174,6 +175,10 @@ ParameterInfo choice_parameter(std::string name, std::string choices, std::strin
   std::string first = choices.substr(0, choices.find('|'));
   return {std::move(name), ParameterInfo::Type::choice, std::move(first), std::move(choices), "",
           std::move(help)};
+}
+
+ParameterInfo text_parameter(std::string name, std::string value, std::string help) {
+  return {std::move(name), ParameterInfo::Type::text, std::move(value), "", "", std::move(help)};
 }
 
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& names) {

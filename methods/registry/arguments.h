@@ -37,6 +37,8 @@ ParameterInfo real_parameter(std::string name, double value, std::string range, 
 ParameterInfo boolean_parameter(std::string name, bool value, std::string help);
 /// The first choice of "a|b|c" is the default.
 ParameterInfo choice_parameter(std::string name, std::string choices, std::string help);
+/// Any text without "|" and ",", such as the name of a file; empty by default means not given.
+ParameterInfo text_parameter(std::string name, std::string value, std::string help);
 
 /// The nearest of `names` as " (did you mean 'x'?)", or empty.
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& names);

@@ -15,7 +15,9 @@ struct Parts {
   std::unique_ptr<Scorer> scorer;
   std::unique_ptr<Allocator> allocator;
   std::unique_ptr<Selector> selector;
-  std::unique_ptr<Merger> merger;  ///< null: evicted tokens are dropped
+  std::unique_ptr<Merger> merger;    ///< null: evicted tokens are dropped
+  std::unique_ptr<Cadence> cadence;  ///< null: one cut after prefill
+  CacheForm form;
 };
 
 /// One line of the registry: what a piece is, and how to make it.
@@ -41,6 +43,8 @@ PieceEntry snapkv_entry();
 PieceEntry pyramidkv_entry();
 PieceEntry adakv_preset_entry();
 PieceEntry laprox_entry();
+PieceEntry triattention_entry();
+PieceEntry triattention_serving_entry();
 // Allocators.
 PieceEntry uniform_entry();
 PieceEntry pyramid_entry();
@@ -53,5 +57,7 @@ PieceEntry threshold_entry();
 PieceEntry drop_entry();
 PieceEntry nearest_key_entry();
 PieceEntry pivot_entry();
+// Cadences.
+PieceEntry decode_entry();
 
 }  // namespace kvscope::detail

@@ -54,6 +54,8 @@ const char* type_name(ParameterInfo::Type type) {
       return "choice";
     case ParameterInfo::Type::list:
       return "list";
+    case ParameterInfo::Type::text:
+      return "text";
   }
   return "";
 }
@@ -101,7 +103,10 @@ const std::string& Method::preset() const {
   return pieces_->preset;
 }
 CacheForm Method::form() const {
-  return pieces_->form;
+  return pieces_->parts.form;
+}
+bool Method::cuts_while_reading() const {
+  return pieces_->parts.cadence && pieces_->parts.cadence->cuts_while_reading();
 }
 bool Method::by_method() const {
   return pieces_->by_method();
@@ -117,19 +122,22 @@ std::string Method::descriptor_json() const {
   for (const detail::Arguments& arguments : pieces_->arguments) {
     pieces.push_back(piece_json(arguments));
   }
-  const Json descriptor = {{"name", first.name},
-                           {"text", pieces_->text},
-                           {"summary", first.summary},
-                           {"paper", first.paper},
-                           {"departures", first.departures},
-                           {"expands_to", first.expands_to},
-                           {"score_scope", first.scope},
-                           {"scope", scope_name(pieces_->parts.allocator->scope())},
-                           {"by_method", by_method()},
-                           {"merges", pieces_->parts.merger != nullptr},
-                           {"terms", terms},
-                           {"combine", first.combine},
-                           {"pieces", pieces}};
+  const Json descriptor = {
+      {"name", first.name},
+      {"text", pieces_->text},
+      {"summary", first.summary},
+      {"paper", first.paper},
+      {"departures", first.departures},
+      {"expands_to", first.expands_to},
+      {"score_scope", first.scope},
+      {"scope",
+       pieces_->parts.scorer ? scope_name(pieces_->parts.allocator->scope()) : first.scope.c_str()},
+      {"by_method", by_method()},
+      {"merges", pieces_->parts.merger != nullptr ||
+                     (pieces_->parts.cadence && pieces_->parts.cadence->merges())},
+      {"terms", terms},
+      {"combine", first.combine},
+      {"pieces", pieces}};
   return descriptor.dump();
 }
 

@@ -16,9 +16,11 @@ struct Method::Pieces {
       scorer_text;  ///< canonical text of the first piece: methods that share it share scores
   std::vector<detail::Arguments> arguments;  ///< of each piece, in order
   detail::Parts parts;
-  CacheForm form;
 
-  bool by_method() const { return parts.allocator->by_method() || !parts.selector->fills_grant(); }
+  bool by_method() const {
+    return (parts.cadence && parts.cadence->by_method()) || parts.allocator->by_method() ||
+           !parts.selector->fills_grant();
+  }
 };
 
 }  // namespace kvscope

@@ -38,7 +38,7 @@ const PieceEntry& find_entry(const std::string& name, bool first) {
     throw Error(ErrorCode::usage,
                 first ? fmt::format("'{}' cannot be the first piece: it does not score", name)
                       : fmt::format("'{}' scores, so it can only be the first piece", name),
-                "method text", "write SCORER | ALLOCATOR | SELECTOR | MERGER");
+                "method text", "write SCORER | ALLOCATOR | SELECTOR | MERGER | CADENCE");
   }
   throw Error(ErrorCode::usage,
               fmt::format("unknown {} '{}'{}", what, name, detail::did_you_mean(name, names)),
@@ -62,7 +62,7 @@ void check_order(const Recipe& recipe) {
     const PieceInfo& here = recipe.entries[piece]->info;
     KVSCOPE_CHECK(before.kind < here.kind, ErrorCode::usage,
                   fmt::format("'{}' cannot follow '{}'", here.name, before.name), "method text",
-                  "write SCORER | ALLOCATOR | SELECTOR | MERGER, each at most once");
+                  "write SCORER | ALLOCATOR | SELECTOR | MERGER | CADENCE, each at most once");
   }
 }
 

@@ -8,10 +8,10 @@ const std::vector<PieceEntry>& entries() {
       // First pieces: scorers and presets.
       full_entry(), random_entry(), streaming_llm_entry(), knorm_entry(), keydiff_entry(),
       observed_attention_entry(), h2o_entry(), tova_entry(), snapkv_entry(), pyramidkv_entry(),
-      adakv_preset_entry(), laprox_entry(),
+      adakv_preset_entry(), laprox_entry(), triattention_entry(), triattention_serving_entry(),
       // Later pieces.
       uniform_entry(), pyramid_entry(), adakv_entry(), pool_entry(), top_k_entry(),
-      threshold_entry(), drop_entry(), nearest_key_entry(), pivot_entry()};
+      threshold_entry(), drop_entry(), nearest_key_entry(), pivot_entry(), decode_entry()};
   return all;
 }
 

@@ -6,9 +6,11 @@
 
 namespace kvscope::detail {
 
-/// The parameter that canonical text spells out even at its default: forms of a method are
-/// different methods, and the default may change when another form arrives.
-inline constexpr const char* always_written = "form";
+/// Whether canonical text spells a parameter out even at its default: forms and variants of a
+/// method are different methods, and the default may change when another one arrives.
+inline bool always_written(const std::string& parameter) {
+  return parameter == "form" || parameter == "variant";
+}
 
 /// Parts between separators, blanks at their ends removed.
 std::vector<std::string> split(const std::string& text, char separator);

@@ -59,6 +59,9 @@ std::string CaptureRun::capture_hash() const {
 std::string CaptureRun::model_name() const {
   return reader_->index().model_name;
 }
+std::string CaptureRun::model_hash() const {
+  return reader_->index().model_hash;
+}
 
 std::unique_ptr<LayerEvidence> CaptureRun::layer(int layer) {
   return std::make_unique<CaptureEvidence>(reader_, layer, cut_, seed_);

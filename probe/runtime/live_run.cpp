@@ -54,6 +54,7 @@ class LiveRunOnModel final : public LiveRun {
     return sequence_hash(model_->file().hash(), tokens_);
   }
   std::string model_name() const override { return model_->config().name; }
+  std::string model_hash() const override { return model_->file().hash(); }
 
   std::unique_ptr<LayerEvidence> layer(int layer) override {
     KVSCOPE_CHECK(layer >= 0 && layer < shape().layers, ErrorCode::usage,

@@ -41,25 +41,28 @@ std::string one_line(const std::string& text) {
   return line;
 }
 
-std::string table(const Generation& generation, const std::vector<MethodAnswer>& answers) {
+std::string table(const Generation& generation, const std::vector<MethodAnswer>& answers,
+                  const std::string& cut_after) {
   const FullAnswer& full = generation.full();
-  std::string text = fmt::format("full cache, {}: {}\n\n{:<40} {:>8} {:>10} {:>7} {:>10}  {}\n",
-                                 bytes_text(full.cache_bytes), one_line(full.text), "method",
-                                 "keep", "cache", "differs", "KL (nats)", "answer");
+  std::string text = fmt::format(
+      "full cache, {}: {}\n\n{:<40} {:>8} {:>10} {:>10} {:>10} {:>5} {:>7} {:>10}  {}\n",
+      bytes_text(full.cache_bytes), one_line(full.text), "method", "keep", "cache", "mean", "peak",
+      "cuts", "differs", "KL (nats)", "answer");
   for (const MethodAnswer& answer : answers) {
     text += fmt::format(
-        "{:<40} {:>8} {:>10} {:>7} {:>10.4f}  {}\n", answer.method, answer.keep,
-        bytes_text(answer.cache_bytes),
+        "{:<40} {:>8} {:>10} {:>10} {:>10} {:>5} {:>7} {:>10.4f}  {}\n", answer.method, answer.keep,
+        bytes_text(answer.cache_bytes), bytes_text(static_cast<std::int64_t>(answer.mean_bytes())),
+        bytes_text(answer.peak_bytes()), answer.decision.events.size(),
         answer.first_divergence < 0 ? "never" : fmt::format("at {}", answer.first_divergence),
         answer.mean_divergence(), one_line(answer.text));
   }
   text += fmt::format(
-      "\nLive decisions, cut after the {}. KL(full || compressed) of the next token, mean over "
-      "the\n"
-      "full run's positions, the full run's tokens fed to both. 'differs': first answer token.\n",
-      answers.empty()                                                         ? "prompt"
-      : answers.front().decision.cut_tokens < answers.front().decision.tokens ? "context"
-                                                                              : "prompt");
+      "\nLive decisions, first cut after the {} unless the method waits. 'cache' is held when the "
+      "answer\nbegins; 'mean' and 'peak' over its tokens. KL(full || compressed) of the next "
+      "token, "
+      "mean over the\nfull run's positions, the full run's tokens fed to both. 'differs': first "
+      "answer token.\n",
+      cut_after);
   return text;
 }
 
@@ -96,6 +99,8 @@ void run_generate(const Options& options) {
   const TokenTable prompt = read_prompt(options.prompt, *file->tokenizer());
   const auto model = Model::load(file, runtime_options(options.common, options.dtype));
   GenerationOptions generation_options = options.generation;
+  generation_options.methods = methods;
+  generation_options.budgets = budgets;
   generation_options.cut_after_context = options.cut_after == "context";
   Progress progress("generate", "layer-tokens");
   LiveRunOptions live;
@@ -120,7 +125,7 @@ void run_generate(const Options& options) {
   if (options.common.json) {
     print_json(json);
   } else {
-    print(table(generation, answers));
+    print(table(generation, answers, options.cut_after));
   }
 }
 

@@ -43,6 +43,23 @@ TokenTable context_of(const TokenTable& prompt) {
 
 }  // namespace
 
+double MethodAnswer::mean_bytes() const {
+  double sum = 0;
+  for (const std::int64_t bytes : step_bytes) {
+    sum += static_cast<double>(bytes);
+  }
+  return step_bytes.empty() ? static_cast<double>(cache_bytes)
+                            : sum / static_cast<double>(step_bytes.size());
+}
+
+std::int64_t MethodAnswer::peak_bytes() const {
+  std::int64_t peak = cache_bytes;
+  for (const std::int64_t bytes : step_bytes) {
+    peak = std::max(peak, bytes);
+  }
+  return peak;
+}
+
 double MethodAnswer::mean_divergence() const {
   double sum = 0;
   for (const double value : divergence) {
@@ -60,27 +77,31 @@ Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& pro
   KVSCOPE_CHECK(!options_.cut_after_context || prompt_.context_tokens < prompt_.prompt_tokens,
                 ErrorCode::usage, "there is no question after the context", "--cut-after context",
                 "pass --question TEXT, or cut after the prompt");
+  const TokenTable& read = options_.cut_after_context ? context_of(prompt_) : prompt_;
+  for (const Method& method : options_.methods) {
+    for (const Budget& budget : options_.budgets) {
+      check_method(method, budget, {model_->shape(), model_->file().hash(), read.prompt_tokens});
+    }
+  }
   const auto start = Clock::now();
-  prefilled_ =
-      LiveRun::start(model_, options_.cut_after_context ? context_of(prompt_) : prompt_, live);
+  prefilled_ = LiveRun::start(model_, read, live);
   prefilled_->prefill(true, nullptr);
   prefill_seconds_ = seconds_since(start);
   run_full();
 }
 
-/// A copy of `prefilled` that has read the whole prompt.
-std::unique_ptr<LiveRun> Generation::ready(const LiveRun& prefilled) const {
-  auto run = prefilled.fork();
+/// What comes behind the context, if the cut was made there.
+void Generation::read_question(LiveRun& run) const {
   if (options_.cut_after_context) {
-    run->forward(std::span(prompt_.id).subspan(static_cast<std::size_t>(prompt_.context_tokens)),
-                 ForwardRequest{});
+    run.forward(std::span(prompt_.id).subspan(static_cast<std::size_t>(prompt_.context_tokens)),
+                ForwardRequest{});
   }
-  return run;
 }
 
 void Generation::run_full() {
   const auto start = Clock::now();
-  const auto run = ready(*prefilled_);
+  const auto run = prefilled_->fork();
+  read_question(*run);
   full_.cache_bytes = run->cache_bytes();
   full_.log_probabilities.push_back(log_probabilities(run->logits()));
   for (int step = 1; step <= options_.new_tokens; ++step) {
@@ -90,6 +111,7 @@ void Generation::run_full() {
       break;
     }
     run->decode(token, nullptr);
+    full_.step_bytes.push_back(run->cache_bytes());
     full_.log_probabilities.push_back(log_probabilities(run->logits()));
   }
   full_.text = tokenizer_->decode(full_.tokens);
@@ -101,15 +123,17 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
   answer.method = method.text();
   answer.keep = budget.text();
   auto start = Clock::now();
-  auto compressed = prefilled_->fork();
-  answer.decision = compress(*compressed, method, budget);
+  const auto run = prefilled_->fork();
+  const auto compressor = start_compressor(*run, method, budget);
+  compressor->prefill();
   answer.compress_seconds = seconds_since(start);
   start = Clock::now();
-  const auto run = ready(*compressed);
+  read_question(*run);
   answer.cache_bytes = run->cache_bytes();
 
   // Free-running and teacher-forced are one run until the first token that differs.
   std::unique_ptr<LiveRun> forced;
+  std::unique_ptr<Compressor> forced_compressor;
   LiveRun* judged = run.get();
   answer.divergence.push_back(
       kl(full_.log_probabilities.front(), log_probabilities(run->logits())));
@@ -128,21 +152,26 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
       if (!same && answer.first_divergence < 0) {
         answer.first_divergence = static_cast<int>(index);
         forced = full_goes_on ? run->fork() : nullptr;
+        forced_compressor = full_goes_on ? compressor->onto(*forced) : nullptr;
         judged = forced.get();
       }
       ended = tokenizer_->is_end_of_generation(token);
       if (!ended) {
         run->decode(token, nullptr);
+        answer.step_bytes.push_back(run->cache_bytes());
+        compressor->after_step();
       }
     }
     if (full_goes_on && judged != nullptr) {
       if (judged == forced.get()) {
         forced->decode(full_.tokens[index], nullptr);
+        forced_compressor->after_step();
       }
       answer.divergence.push_back(kl(full_.log_probabilities[static_cast<std::size_t>(step)],
                                      log_probabilities(judged->logits())));
     }
   }
+  answer.decision = compressor->decision();
   answer.text = tokenizer_->decode(answer.tokens);
   answer.decode_seconds = seconds_since(start);
   return answer;
@@ -160,16 +189,23 @@ nlohmann::json answers_json(const std::string& model_name, const std::string& ca
                     {"mean_next_token_kl_nats", answer.mean_divergence()},
                     {"next_token_kl_nats", answer.divergence},
                     {"cache_bytes", answer.cache_bytes},
+                    {"mean_cache_bytes", answer.mean_bytes()},
+                    {"peak_cache_bytes", answer.peak_bytes()},
+                    {"step_cache_bytes", answer.step_bytes},
+                    {"cuts", answer.decision.events.size()},
                     {"compress_seconds", answer.compress_seconds},
                     {"decode_seconds", answer.decode_seconds}});
   }
-  return {
-      {"format", "kvscope.answers"},
-      {"version_major", 1},
-      {"model", model_name},
-      {"capture_hash", capture_hash},
-      {"full", {{"text", full.text}, {"tokens", full.tokens}, {"cache_bytes", full.cache_bytes}}},
-      {"methods", rows}};
+  return {{"format", "kvscope.answers"},
+          {"version_major", 1},
+          {"model", model_name},
+          {"capture_hash", capture_hash},
+          {"full",
+           {{"text", full.text},
+            {"tokens", full.tokens},
+            {"cache_bytes", full.cache_bytes},
+            {"step_cache_bytes", full.step_bytes}}},
+          {"methods", rows}};
 }
 
 }  // namespace kvscope::cli

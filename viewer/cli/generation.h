@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@
 namespace kvscope::cli {
 
 struct GenerationOptions {
+  std::span<const Method> methods;  ///< checked before the prompt is read
+  std::span<const Budget> budgets;
   int new_tokens = 64;
   bool cut_after_context = false;  ///< compress before the question is read
   Sampling sampling;
@@ -26,6 +29,7 @@ struct FullAnswer {
   std::string text;
   std::vector<at::Tensor> log_probabilities;  ///< [tokens + 1] of [vocabulary], natural log
   std::int64_t cache_bytes = 0;               ///< when the answer begins
+  std::vector<std::int64_t> step_bytes;       ///< [steps]
   double seconds = 0;
 };
 
@@ -39,14 +43,20 @@ struct MethodAnswer {
   int first_divergence = -1;       ///< index of the first answer token that differs; -1 = none
   std::vector<double> divergence;  ///< KL(full || compressed) in nats per position, teacher-forced
   std::int64_t cache_bytes = 0;    ///< after the cut, when the answer begins
+  std::vector<std::int64_t>
+      step_bytes;  ///< [steps] what each new token attends to, its own slot too
   double compress_seconds = 0;
   double decode_seconds = 0;
   double mean_divergence() const;
+  double mean_bytes() const;        ///< over the steps; `cache_bytes` without any
+  std::int64_t peak_bytes() const;  ///< from the first cut on
 };
 
 /// One prefill, then the full answer and each method x budget on a copy of the cache.
 class Generation {
  public:
+  /// Throws Error{usage} if one of the methods cannot meet one of the budgets, before any forward
+  /// pass.
   Generation(std::shared_ptr<const Model> model, const TokenTable& prompt,
              const GenerationOptions& options, const LiveRunOptions& live);
 
@@ -55,7 +65,7 @@ class Generation {
   double prefill_seconds() const { return prefill_seconds_; }
 
  private:
-  std::unique_ptr<LiveRun> ready(const LiveRun& prefilled) const;
+  void read_question(LiveRun& run) const;
   void run_full();
 
   std::shared_ptr<const Model> model_;

@@ -43,6 +43,8 @@ const char* type_name(ParameterInfo::Type type) {
       return "true|false";
     case ParameterInfo::Type::choice:
       return "choice";
+    case ParameterInfo::Type::text:
+      return "text";
     case ParameterInfo::Type::list:
       return "list";
   }

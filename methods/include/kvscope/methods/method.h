@@ -7,6 +7,7 @@
 #include "kvscope/core/budget.h"
 #include "kvscope/core/cache_form.h"
 #include "kvscope/core/decision.h"
+#include "kvscope/core/shape.h"
 
 namespace kvscope {
 
@@ -14,7 +15,7 @@ class ModelRun;
 
 /// One parameter of a piece, as `kvscope methods` shows it.
 struct ParameterInfo {
-  enum class Type { integer, real, boolean, choice, list };
+  enum class Type { integer, real, boolean, choice, list, text };
   std::string name;
   Type type = Type::integer;
   std::string default_value;
@@ -58,6 +59,9 @@ class Method {
   std::string descriptor_json() const;
   CacheForm form() const;
   bool by_method() const;  ///< sets its own size
+  /// Cuts while the prompt is read, so it starts on a run that has not read it, and only on a live
+  /// one.
+  bool cuts_while_reading() const;
   const Pieces& pieces() const { return *pieces_; }
 
  private:
@@ -71,15 +75,29 @@ const std::vector<PieceInfo>& registry();
 /// naming the unknown piece or parameter with the nearest name, or the value with its range.
 std::vector<Method> parse_methods(const std::string& text);
 
+/// What is known of a run before any forward pass.
+struct RunPlan {
+  const ModelShape& shape;
+  std::string model_hash;
+  int prompt_tokens = 0;
+};
+
+/// Throws Error{usage} if the method cannot work on such a run, or cannot meet the budget there.
+void check_method(const Method& method, const Budget& budget, const RunPlan& plan);
+
 struct DecideOptions {
   bool scores = false;  ///< store scores
   bool terms = false;   ///< store score terms
   int threads = 0;
+  /// What was decided earlier in this run, and applied: the cut is then made on the slots that are
+  /// left, and the answer holds the earlier events too. Null on a cache that was never cut.
+  const Decision* before = nullptr;
 };
 
-/// Decides after prefill: score, allocate, select, merge for every layer, with a barrier where the
-/// scope is the model. Throws Error{usage} if the budget is smaller than what the method protects,
-/// before any work; Error{missing_data} if the run lacks what the method reads.
+/// Decides on the cache as it is, usually after prefill: score, allocate, select, merge for every
+/// layer, with a barrier where the scope is the model. Throws Error{usage} if the budget is smaller
+/// than what the method protects, before any work; Error{missing_data} if the run lacks what the
+/// method reads.
 Decision decide(ModelRun& run, const Method& method, const Budget& budget,
                 const DecideOptions& options = {});
 
@@ -88,7 +106,28 @@ std::vector<Decision> decide_all(ModelRun& run, const std::vector<Method>& metho
                                  const std::vector<Budget>& budgets,
                                  const DecideOptions& options = {});
 
-/// decide, then run.apply: a cut in a live run.
+/// A method at work on one live run, under its cadence. Refers to the run, which must outlive it;
+/// what the method remembers between cuts lives here, by layer, KV head and token.
+class Compressor {
+ public:
+  virtual ~Compressor() = default;
+  /// Reads what is left of the prompt and cuts as the cadence says, at its end at the latest.
+  virtual void prefill() = 0;
+  /// To be called after each decoded token; cuts when the cadence says so. True if it cut.
+  virtual bool after_step() { return false; }
+  /// Everything decided so far, over the tokens seen: one event for each cut, in order.
+  virtual Decision decision() const = 0;
+  /// The same state for a fork of the run.
+  virtual std::unique_ptr<Compressor> onto(ModelRun& fork) const = 0;
+};
+
+/// Throws Error{usage} if the method cannot meet the budget, or needs a run that has not read its
+/// prompt; before any forward pass. `method` must outlive the compressor.
+std::unique_ptr<Compressor> start_compressor(ModelRun& run, const Method& method,
+                                             const Budget& budget,
+                                             const DecideOptions& options = {});
+
+/// Reads what is left of the prompt and cuts: start_compressor, prefill, decision.
 Decision compress(ModelRun& run, const Method& method, const Budget& budget,
                   const DecideOptions& options = {});
 

@@ -2,12 +2,15 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kvscope/core/budget.h"
 #include "kvscope/core/decision.h"
 #include "kvscope/evidence/layer_evidence.h"
+#include "kvscope/methods/method.h"
 
 namespace kvscope {
 
@@ -24,10 +27,26 @@ struct Protection {
   void add(int first, int last, Reason why);
 };
 
-/// What a scorer says about one layer.
+/// What a scorer says about one layer. A token here is a slot where the cache was cut before.
 struct LayerScores {
   at::Tensor scores;  ///< [kv_heads, tokens] float32; higher = keep; protected columns are ignored
   at::Tensor terms;   ///< [terms, kv_heads, tokens] float32, undefined unless asked for
+};
+
+/// What rules of protection may look at.
+struct ProtectionRequest {
+  int tokens = 0;         ///< seen so far
+  int prompt_tokens = 0;  ///< of these or, while the prompt is read, more
+  int slots_per_head = 0;
+};
+
+/// Raw scores of every layer on their way to what selectors rank.
+struct SettleRequest {
+  int kv_heads = 0;
+  const Protection& protection;  ///< tokens that do not compete
+  /// [layers] where the cache was cut before, so that a token here is a slot; empty: it was not.
+  std::span<const SlotTable> slots;
+  bool terms = false;
 };
 
 /// How important each token is. Sees nothing later than the evidence's moment, never counts, never
@@ -40,6 +59,21 @@ class Scorer {
   virtual Protection protect(int tokens, int slots_per_head) const {
     (void)slots_per_head;
     return Protection(tokens);
+  }
+  /// As `protect`, for rules that depend on where the prompt ends.
+  virtual Protection protect_in_run(const ProtectionRequest& request) const {
+    return protect(request.tokens, request.slots_per_head);
+  }
+  /// Throws Error{usage} if the method cannot work on such a run, before any forward pass.
+  virtual void check(const RunPlan& plan) const { (void)plan; }
+  /// Whether `score` gives raw scores, of any number of rows, which mean something only once the
+  /// competing tokens, and every layer, are known: `settle` then makes the scores.
+  virtual bool settles() const { return false; }
+  /// Scores of every layer from the raw ones of every layer.
+  virtual std::vector<LayerScores> settle(const std::vector<LayerScores>& raw,
+                                          const SettleRequest& request) const {
+    (void)request;
+    return raw;
   }
   /// Why a token kept by score holds its slot; Reason::recent where the score is the position.
   virtual Reason kept_reason() const { return Reason::score; }
@@ -80,6 +114,8 @@ class Allocator {
     return budget.slots_per_head(scope);
   }
   virtual bool by_method() const { return false; }
+  /// Whether it gives every layer and KV head the same, so that a cache it cut can be cut again.
+  virtual bool even() const { return false; }
 };
 
 /// One KV head, as a selector sees it.
@@ -108,6 +144,21 @@ class Merger {
   /// Turns evicted cells of `decision` into merged ones with edges, or into evicted ones with
   /// Reason::merger_declined.
   virtual void merge(const LayerEvidence& evidence, LayerDecision& decision) const = 0;
+};
+
+/// When a method looks and cuts. A method without one cuts once, after prefill.
+class Cadence {
+ public:
+  virtual ~Cadence() = default;
+  virtual std::unique_ptr<Compressor> start(ModelRun& run, const Method& method,
+                                            const Budget& budget,
+                                            const DecideOptions& options) const = 0;
+  /// Whether it cuts while the prompt is read.
+  virtual bool cuts_while_reading() const { return false; }
+  /// Whether `decide` may answer for it from a full cache; else `decide` refuses with `live_only`.
+  virtual bool decides_once() const { return false; }
+  virtual bool by_method() const { return false; }
+  virtual bool merges() const { return false; }
 };
 
 }  // namespace kvscope

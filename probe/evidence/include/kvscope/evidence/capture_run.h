@@ -25,6 +25,7 @@ class CaptureRun : public ModelRun {
   bool live() const override { return false; }
   std::string capture_hash() const override;
   std::string model_name() const override;
+  std::string model_hash() const override;
   std::unique_ptr<LayerEvidence> layer(int layer) override;
   void forward(std::span<const std::int32_t> token_ids, const ForwardRequest& request) override;
   void apply(const Decision& decision) override;

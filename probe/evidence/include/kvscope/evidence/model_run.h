@@ -30,6 +30,8 @@ class ModelRun {
   virtual bool live() const = 0;
   virtual std::string capture_hash() const = 0;
   virtual std::string model_name() const = 0;
+  /// Of the weights: what calibrations refer to. Empty: not known.
+  virtual std::string model_hash() const { return {}; }
   /// Evidence of one layer as of now. Valid until the next forward or apply.
   virtual std::unique_ptr<LayerEvidence> layer(int layer) = 0;
   virtual void forward(std::span<const std::int32_t> token_ids, const ForwardRequest& request) = 0;

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kvscope/methods/pieces.h"
+#include "registry/arguments.h"
+
+namespace kvscope::detail {
+
+/// When a growing cache is cut back to the budget.
+struct DecodeOptions {
+  enum class Trigger {
+    slack,   ///< as soon as it is `every` slots over the budget
+    strict,  ///< at tokens seen divisible by `every`, if it is not below the budget
+  };
+  int every = 128;
+  Trigger trigger = Trigger::slack;
+  bool count_prompt = true;    ///< the prompt's slots count for the trigger
+  bool at_prompt_end = false;  ///< a first cut at the end of the prompt, if over the budget
+};
+
+/// Whether a cache of `slots` slots a head is due for a cut back to `budget`.
+bool is_due(const DecodeOptions& options, int slots, int budget, int prompt_tokens,
+            int tokens_seen);
+
+/// The parameters of `decode`, which presets with this cadence have too.
+std::vector<ParameterInfo> decode_parameters();
+
+/// The cadence that these parameters describe.
+std::unique_ptr<Cadence> make_decode(const Arguments& arguments);
+
+/// Cuts a live run back to the budget as `options` say; a fraction is made into slots once, against
+/// the prompt. Throws as `check_method`.
+std::unique_ptr<Compressor> start_decode(ModelRun& run, const Method& method, const Budget& budget,
+                                         const DecideOptions& decide, const DecodeOptions& options);
+
+}  // namespace kvscope::detail

@@ -1,0 +1,100 @@
+#include <optional>
+#include <utility>
+
+#include "cadences/decode.h"
+#include "cadences/prompt.h"
+#include "decide/check.h"
+#include "decide/describe.h"
+#include "decide/slots.h"
+#include "kvscope/evidence/model_run.h"
+
+namespace kvscope::detail {
+namespace {
+
+class DecodeCompressor final : public Compressor {
+ public:
+  DecodeCompressor(ModelRun& run, const Method& method, const Budget& budget,
+                   const DecideOptions& decide, const DecodeOptions& options)
+      : run_(&run),
+        method_(&method),
+        asked_(budget),
+        budget_(in_slots(budget, run.shape(), run.tokens().prompt_tokens)),
+        decide_(decide),
+        options_(options) {
+    check_method(method, budget, {run.shape(), run.model_hash(), run.tokens().prompt_tokens});
+  }
+
+  void prefill() override {
+    read_prompt(*run_, {.statistics = true});
+    if (options_.at_prompt_end && slots() > granted()) {
+      cut();
+    }
+  }
+
+  bool after_step() override {
+    const bool due =
+        is_due(options_, slots(), granted(), run_->tokens().prompt_tokens, run_->tokens_seen());
+    if (due) {
+      cut();
+    }
+    return due;
+  }
+
+  Decision decision() const override {
+    Decision whole;
+    if (decided_) {
+      whole = *decided_;
+      whole.tokens = run_->tokens_seen();
+      for (LayerDecision& layer : whole.layers) {
+        layer = extended(layer, whole.tokens);
+      }
+      return whole;
+    }
+    describe(whole, *run_, *method_, asked_, scope_of(*run_));
+    for (int layer = 0; layer < run_->shape().layers; ++layer) {
+      whole.layers.push_back(LayerDecision::keep_all(layer, whole.kv_heads, whole.tokens));
+    }
+    whole.budget_slots = whole.granted_slots();
+    return whole;
+  }
+
+  std::unique_ptr<Compressor> onto(ModelRun& fork) const override {
+    auto copy = std::make_unique<DecodeCompressor>(*this);
+    copy->run_ = &fork;
+    return copy;
+  }
+
+ private:
+  int granted() const { return granted_slots(budget_, run_->shape()); }
+
+  /// Slots of a KV head: the same in every layer, since what cuts repeatedly cuts evenly.
+  int slots() const { return run_->layer(0)->slots().slots; }
+
+  void cut() {
+    DecideOptions options = decide_;
+    options.before = decided_ ? &*decided_ : nullptr;
+    Decision decision = decide(*run_, *method_, budget_, options);
+    run_->apply(decision);
+    decision.keep = asked_.text();
+    decision.rounding = asked_.rounding() == Budget::Rounding::reference ? "reference" : "ours";
+    decided_ = std::move(decision);
+  }
+
+  ModelRun* run_;
+  const Method* method_;
+  Budget asked_;
+  Budget budget_;  ///< in slots or bytes
+  DecideOptions decide_;
+  DecodeOptions options_;
+  std::optional<Decision> decided_;
+};
+
+}  // namespace
+
+std::unique_ptr<Compressor> start_decode(ModelRun& run, const Method& method, const Budget& budget,
+                                         const DecideOptions& decide,
+                                         const DecodeOptions& options) {
+  return std::make_unique<DecodeCompressor>(run, method, budget, decide, options);
+}
+
+}  // namespace kvscope::detail
