@@ -48,10 +48,16 @@ class TriAttention : public Scorer {
                   path_,
                   "calibrate this model: kvscope calibrate MODEL -f CORPUS -o "
                   "NAME.calibration.h5");
-    KVSCOPE_CHECK(shape.rope.dims == shape.head_dim, ErrorCode::unsupported,
-                  fmt::format("{} of {} channels rotate; the series is defined for all of them",
-                              shape.rope.dims, shape.head_dim),
-                  method_, "use another method with this model");
+    for (int layer = 0; layer < shape.layers; ++layer) {
+      const RopeParameters& rope = shape.rope_of(layer);
+      KVSCOPE_CHECK(
+          rope.dims == shape.head_dim && rope.growth == RopeGrowth::fixed, ErrorCode::unsupported,
+          fmt::format("layer {} rotates {} of {} channels{}; the series is defined where "
+                      "all rotate, by fixed frequencies",
+                      layer, rope.dims, shape.head_dim,
+                      rope.growth == RopeGrowth::fixed ? "" : ", more slowly as it reads on"),
+          method_, "use another method with this model");
+    }
     const std::vector<std::int64_t> expected = {shape.layers, shape.query_heads,
                                                 shape.head_dim / 2};
     for (const char* name : {"queries/mean_real", "queries/mean_imaginary", "queries/mean_abs"}) {
@@ -68,8 +74,9 @@ class TriAttention : public Scorer {
   LayerScores score(const LayerEvidence& evidence, bool) const override {
     const int tokens = live_slots(evidence);
     TriTerms terms = triattention_terms(rows(evidence.keys(Frame::post_rope), tokens),
-                                        centres(evidence.moment().layer), evidence.shape().rope,
-                                        offsets_, next_position(evidence), resultant_);
+                                        centres(evidence.moment().layer),
+                                        evidence.shape().rope_of(evidence.moment().layer), offsets_,
+                                        next_position(evidence), resultant_);
     if (!trigonometric_) {
       terms.trigonometric.zero_();
     }
