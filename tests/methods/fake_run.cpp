@@ -143,6 +143,10 @@ FakeRun::FakeRun(const FakeSizes& sizes, std::vector<FakeLayer> layers)
   shape_.head_dim = sizes.head_dim;
   shape_.hidden_dim = sizes.hidden_dim;
   shape_.vocabulary = 10;
+  shape_.rope.dims = sizes.head_dim;
+  for (int band = 0; band < sizes.head_dim / 2; ++band) {
+    shape_.rope.inverse_frequency.push_back(std::pow(10000.0, -2.0 * band / sizes.head_dim));
+  }
   shape_.attention_scale = 1.0 / std::sqrt(sizes.head_dim);
   for (int token = 0; token < sizes.tokens; ++token) {
     tokens_.append(token % 10, token, Segment::context, "t");

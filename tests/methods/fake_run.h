@@ -11,6 +11,8 @@
 
 namespace kvscope::testing {
 
+inline constexpr const char* fake_model_hash = "00112233445566778899aabbccddeeff";
+
 /// What one layer of a fake run holds; every statistic is derived from these.
 struct FakeLayer {
   at::Tensor keys;            ///< [kv_heads, tokens, head_dim] post-RoPE
@@ -44,6 +46,7 @@ class FakeRun : public ModelRun {
   bool live() const override { return false; }
   std::string capture_hash() const override { return "0123456789abcdef"; }
   std::string model_name() const override { return "fake"; }
+  std::string model_hash() const override { return fake_model_hash; }
   std::unique_ptr<LayerEvidence> layer(int layer) override;
   void forward(std::span<const std::int32_t> token_ids, const ForwardRequest& request) override;
   void apply(const Decision& decision) override;
