@@ -1,7 +1,6 @@
 #include "scorers/snapkv.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/stack.h>
 
 #include "scorers/reduce.h"
 
@@ -23,14 +22,13 @@ class SnapKv : public Scorer {
     const int candidates = tokens - window_;
     if (candidates <= 0) {
       const at::Tensor none = unscored(evidence, tokens);
-      return {none, none.unsqueeze(0).expand({2, none.size(0), tokens})};
+      return {none, none.unsqueeze(0)};
     }
     const at::Tensor mean = columns(evidence.window_sum(window_), candidates) / window_;
     const at::Tensor group = reduce_group(mean, evidence.shape().kv_heads, reduce_);
-    const at::Tensor smooth = pool_tokens(group, pool_, pooling_);
-    LayerScores result{widen(smooth, tokens), {}};
+    LayerScores result{widen(pool_tokens(group, pool_, pooling_), tokens), {}};
     if (terms) {
-      result.terms = at::stack({widen(group, tokens), widen(smooth - group, tokens)});
+      result.terms = widen(group, tokens).unsqueeze(0);
     }
     return result;
   }
@@ -63,9 +61,8 @@ std::unique_ptr<Scorer> make_snapkv(const Arguments& arguments) {
 
 void describe_snapkv_score(PieceInfo& info) {
   info.scope = "layer";
-  info.terms = {{"window_attention", "probability, mean over the window"},
-                {"from_neighbours", "what smoothing along tokens adds"}};
-  info.combine = "window_attention + from_neighbours";
+  info.terms = {{"window_attention", "probability, mean over the window"}};
+  info.combine = "smoothed along tokens";
 }
 
 PieceEntry snapkv_entry() {

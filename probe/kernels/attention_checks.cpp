@@ -14,12 +14,13 @@ std::string sizes_of(const at::Tensor& tensor) {
 
 }  // namespace
 
-void check_queries_and_keys(const at::Tensor& queries, const at::Tensor& keys,
-                            const char* function) {
+void check_queries_and_keys(const at::Tensor& queries, const at::Tensor& keys, const char* function,
+                            bool any_cache) {
   KVSCOPE_CHECK(queries.defined() && keys.defined() && queries.dim() == 3 && keys.dim() == 3,
                 ErrorCode::usage, "queries and keys must be [heads, tokens, head_dim]", function);
-  KVSCOPE_CHECK(queries.scalar_type() == keys.scalar_type(), ErrorCode::usage,
-                "queries and keys differ in element type", function);
+  KVSCOPE_CHECK(queries.scalar_type() == keys.scalar_type() ||
+                    (any_cache && queries.scalar_type() == at::kFloat),
+                ErrorCode::usage, "queries and keys differ in element type", function);
   KVSCOPE_CHECK(
       queries.device() == keys.device(), ErrorCode::usage,
       fmt::format("queries are on {}, keys on {}", queries.device().str(), keys.device().str()),

@@ -164,6 +164,12 @@ void join_row(const float* partial, std::int64_t parts, std::int64_t part_stride
   }
 }
 
+/// First element of one head, whatever the element type.
+const void* head_of(const at::Tensor& tensor, std::int64_t head) {
+  return static_cast<const char*>(tensor.const_data_ptr()) +
+         head * tensor.stride(0) * static_cast<std::int64_t>(tensor.element_size());
+}
+
 void streamed_forward(const Inputs& in, const AttentionResult& result,
                       const tile::Functions& functions) {
   const Sizes& sizes = in.sizes;
@@ -191,14 +197,15 @@ void streamed_forward(const Inputs& in, const AttentionResult& result,
       task.queries = in.queries.const_data_ptr<float>() +
                      kv_head * sizes.group * in.queries.stride(0) + row * in.queries.stride(1);
       task.head_stride = in.queries.stride(0);
-      task.keys = in.keys.const_data_ptr<float>() + kv_head * in.keys.stride(0);
+      task.bfloat16 = in.keys.scalar_type() == at::kBFloat16;
+      task.keys = head_of(in.keys, kv_head);
       task.key_stride = in.keys.stride(1);
       task.bias = in.bias.empty() ? nullptr : in.bias.data() + kv_head * in.bias_stride;
       task.rule = in.rule;
       task.head_dim = static_cast<int>(sizes.head_dim);
       task.group = static_cast<int>(sizes.group);
       if (in.values.defined()) {
-        task.values = in.values.const_data_ptr<float>() + kv_head * in.values.stride(0);
+        task.values = head_of(in.values, kv_head);
         task.value_stride = in.values.stride(1);
         task.value_dim = static_cast<int>(sizes.value_dim);
       }
@@ -266,7 +273,7 @@ AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& 
                                    const at::Tensor& values, const at::Tensor& multiplicity,
                                    const at::Tensor& length, const AttentionOptions& options) {
   constexpr const char* where = "attention_with_lse";
-  detail::check_queries_and_keys(queries, keys, where);
+  detail::check_queries_and_keys(queries, keys, where, true);
   KVSCOPE_CHECK(values.defined() && values.dim() == 3 && values.size(0) == keys.size(0) &&
                     values.size(1) == keys.size(1) && values.device() == keys.device() &&
                     values.scalar_type() == keys.scalar_type(),
@@ -291,12 +298,14 @@ AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& 
         fmt::format("length {} of KV head {} is not within {} slots", count, head, keys.size(1)),
         where);
   }
-  const auto as_float = [](const at::Tensor& tensor) {
-    return detail::with_dense_rows(tensor.to(at::kFloat));
+  // A few rows read a bfloat16 cache as it lies; converting it would cost more than the attention.
+  const bool as_stored = keys.scalar_type() == at::kBFloat16 && queries.size(1) <= detail::few_rows;
+  const auto cached = [&](const at::Tensor& tensor) {
+    return detail::with_dense_rows(as_stored ? tensor : tensor.to(at::kFloat));
   };
-  AttentionResult result =
-      detail::attention_with_lse_cpu(as_float(queries), as_float(keys), as_float(values),
-                                     multiplicity, live, options, tile::functions());
+  AttentionResult result = detail::attention_with_lse_cpu(
+      detail::with_dense_rows(queries.to(at::kFloat)), cached(keys), cached(values), multiplicity,
+      live, options, tile::functions());
   result.output = result.output.to(queries.scalar_type());
   return result;
 }

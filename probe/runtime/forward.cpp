@@ -1,10 +1,8 @@
 #include "forward.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -38,16 +36,6 @@ Workspace workspace_of(const LoadedModel& model, std::int64_t rows, std::int64_t
           at::empty({shape.query_heads, rows, shape.head_dim}, options.dtype(at::kFloat)),
           at::empty({block, model.layer(0).gate_up.size(0)}, options),
           at::empty({block, model.config().mlp_dim}, options)};
-}
-
-/// out = x weight^T + bias
-void product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-             at::Tensor& out) {
-  if (bias.defined()) {
-    at::addmm_out(out, bias, x, weight.t());
-  } else {
-    at::mm_out(out, x, weight.t());
-  }
 }
 
 /// Takes back what a failed pass appended.
@@ -158,7 +146,7 @@ class Pass {
     const double epsilon = model_.config().norm_epsilon;
     normalise(hidden_, weights.attention_norm, model_.config(), space_.normed);
     show(Stage::attention_input, layer, space_.normed);
-    product(space_.normed, weights.qkv, weights.qkv_bias, space_.qkv);
+    multiply(space_.normed, weights.qkv, weights.qkv_bias, space_.qkv);
     show_projections(Stage::queries_raw, Stage::keys_raw, layer);
     if (weights.query_norm.defined()) {
       norm_heads(space_.qkv, 0, shape.query_heads, weights.query_norm, epsilon);
@@ -194,9 +182,8 @@ class Pass {
       options.window = shape.window_of(layer);
       options.first_query = state.longest() - count;
       options.causal_tail = count;
-      result =
-          attention_with_lse(queries, state.keys().to(at::kFloat), state.values().to(at::kFloat),
-                             state.multiplicity(), state.lengths(), options);
+      result = attention_with_lse(queries, state.keys(), state.values(), state.multiplicity(),
+                                  state.lengths(), options);
     }
     if (watch_.layer) {
       watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), result.lse});
@@ -238,7 +225,7 @@ class Pass {
       at::Tensor active = space_.active.narrow(0, 0, count);
       normalise(input.narrow(0, first, count), weights.mlp_norm, model_.config(), normed);
       show(Stage::mlp_input, layer, normed);
-      product(normed, weights.gate_up, weights.gate_up_bias, gate_up);
+      multiply(normed, weights.gate_up, weights.gate_up_bias, gate_up);
       activate(gate_up, model_.config().activation, active);
       add_block(Stage::mlp_output, layer, active, weights.down, weights.down_bias,
                 weights.post_mlp_norm, hidden);
@@ -267,7 +254,9 @@ at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
 }
 
 at::Tensor head_logits(const LoadedModel& model, const at::Tensor& hidden) {
-  at::Tensor logits = at::linear(hidden, model.head()).to(at::kFloat);
+  at::Tensor logits = at::empty({hidden.size(0), model.head().size(0)}, hidden.options());
+  multiply(hidden, model.head(), {}, logits);
+  logits = logits.to(at::kFloat);
   if (const double cap = model.config().output_softcap; cap > 0) {
     logits.div_(cap).tanh_().mul_(cap);
   }

@@ -123,11 +123,11 @@ std::vector<std::int32_t> LiveRunOnModel::next_positions(std::size_t count) cons
 
 void LiveRunOnModel::append_tokens(std::span<const std::int32_t> ids) {
   const std::vector<std::int32_t> positions = next_positions(ids.size());
-  const std::shared_ptr<const Tokenizer> tokenizer = model_->file().tokenizer();
   for (std::size_t row = 0; row < ids.size(); ++row) {
     if (seen_ + static_cast<int>(row) < tokens_.size()) {
       continue;  // a token of the prompt
     }
+    const Tokenizer* tokenizer = model_->tokenizer();
     tokens_.append(ids[row], positions[row], Segment::generated,
                    tokenizer == nullptr ? std::string() : tokenizer->piece(ids[row]));
   }

@@ -109,6 +109,11 @@ void LoadedModel::load_layers(int threads, at::Device device, at::ScalarType dty
   });
 }
 
+const Tokenizer* LoadedModel::tokenizer() const {
+  std::call_once(tokenizer_made_, [this] { tokenizer_ = file_->tokenizer(); });
+  return tokenizer_.get();
+}
+
 at::Tensor LoadedModel::output_weights(int layer) const {
   const at::NoGradGuard no_grad;
   const ModelShape& s = shape();

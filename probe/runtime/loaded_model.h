@@ -18,6 +18,8 @@ class LoadedModel final : public Model {
 
   const ModelFile& file() const override { return *file_; }
   const RuntimeOptions& options() const override { return options_; }
+  /// The file's tokenizer, made when first asked for; null if the file has none.
+  const Tokenizer* tokenizer() const;
   at::Tensor output_factor(int layer) const override;
   at::Tensor output_weights(int layer) const override;
 
@@ -36,6 +38,8 @@ class LoadedModel final : public Model {
   std::vector<LayerWeights> layers_;
   at::Tensor embedding_, head_;
   NormWeights output_norm_;
+  mutable std::once_flag tokenizer_made_;
+  mutable std::shared_ptr<const Tokenizer> tokenizer_;
   mutable std::mutex factor_mutex_;
   mutable std::vector<at::Tensor> factors_;
 };

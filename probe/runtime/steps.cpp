@@ -1,12 +1,14 @@
 #include "steps.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mean.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
@@ -15,6 +17,7 @@
 
 #include <vector>
 
+#include "matrix_vector.h"
 #include "row_loops.h"
 
 namespace kvscope::detail {
@@ -199,7 +202,26 @@ void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
   });
 }
 
+void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+              at::Tensor& out) {
+  if (x.size(0) == 1 && x.device().is_cpu()) {
+    at::Tensor row = at::empty({weight.size(0)}, at::kFloat);
+    matrix_vector(weight, x.view({-1}), row);
+    out.copy_((bias.defined() ? row.add_(bias) : row).unsqueeze(0));
+  } else if (bias.defined()) {
+    at::addmm_out(out, bias, x, weight.t());
+  } else {
+    at::mm_out(out, x, weight.t());
+  }
+}
+
 void add_product(const at::Tensor& x, const at::Tensor& weight, at::Tensor& hidden) {
+  if (x.size(0) == 1 && x.device().is_cpu()) {
+    at::Tensor row = at::empty({weight.size(0)}, at::kFloat);
+    matrix_vector(weight, x.view({-1}), row);
+    hidden.add_(row.unsqueeze(0));
+    return;
+  }
   if (weight.scalar_type() == at::kFloat) {
     hidden.addmm_(x, weight.t());
     return;

@@ -37,6 +37,11 @@ void norm_heads(at::Tensor& x, std::int64_t first, int heads, const at::Tensor& 
 void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
               bool plain = false);
 
+/// out = x weight^T + bias, all in the model's type; no bias where it is undefined. One row on the
+/// CPU goes through `matrix_vector`.
+void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+              at::Tensor& out);
+
 /// hidden += x weight^T; hidden float32 [rows, hidden_dim], x and weight in the model's type.
 void add_product(const at::Tensor& x, const at::Tensor& weight, at::Tensor& hidden);
 

@@ -3,6 +3,7 @@
 //   pipeline_bench tokens MODEL TEXT N OUT      N token ids of a text, repeated as needed
 //   pipeline_bench load MODEL                   seconds until the model is ready
 //   pipeline_bench prefill MODEL IDS            plain prefill; peak memory of the process
+//   pipeline_bench decode MODEL IDS N DTYPE     milliseconds a token of N behind the prompt
 //   pipeline_bench window|scores MODEL IDS OUT  the same with a capture, first forward to renamed
 //   file pipeline_bench ratios MODEL IDS OUT ROUNDS  the three, interleaved in one process
 //   pipeline_bench decide CAPTURE ROUNDS METHOD...
@@ -52,8 +53,9 @@ int threads() {
   return text == nullptr ? 2 : std::max(1, std::atoi(text));
 }
 
-std::shared_ptr<const Model> load(const std::string& path) {
+std::shared_ptr<const Model> load(const std::string& path, const std::string& dtype = "float32") {
   RuntimeOptions options;
+  options.dtype = dtype;
   options.threads = threads();
   return Model::load(ModelFile::open(path), options);
 }
@@ -124,8 +126,9 @@ struct Job {
 };
 
 /// Model and prompt, with allocator and threads warmed up on a short pass.
-Job prepare(const std::string& model_file, const std::string& ids) {
-  Job job{load(model_file), {}};
+Job prepare(const std::string& model_file, const std::string& ids,
+            const std::string& dtype = "float32") {
+  Job job{load(model_file, dtype), {}};
   job.prompt = read_token_ids(ids, *job.model->file().tokenizer());
   plain(job.model, first_tokens(job.prompt, std::min(128, job.prompt.size())));
   return job;
@@ -149,6 +152,23 @@ void measure_ratios(const Job& job, const std::string& out, int rounds) {
                    {"scores_seconds", median(times[2])},
                    {"window_ratio", median(window_ratio)},
                    {"scores_ratio", median(scores_ratio)}});
+}
+
+void measure_decode(const std::vector<std::string>& arguments) {
+  const std::string& dtype = arguments.at(3);
+  const Job job = prepare(arguments.at(0), arguments.at(1), dtype);
+  const auto run = LiveRun::start(job.model, job.prompt, {});
+  run->prefill(false, nullptr);
+  std::vector<double> times;
+  for (int step = 0; step < std::stoi(arguments.at(2)); ++step) {
+    const std::int32_t token = sample(run->logits(), {}, step);
+    times.push_back(seconds([&] { run->decode(token, nullptr); }));
+  }
+  print("decode", {{"tokens", job.prompt.size()},
+                   {"dtype", dtype},
+                   {"median_ms", 1e3 * median(times)},
+                   {"least_ms", 1e3 * *std::min_element(times.begin(), times.end())},
+                   {"threads", threads()}});
 }
 
 void measure_run(const std::string& mode, const std::vector<std::string>& arguments) {
@@ -181,6 +201,8 @@ void run(const std::vector<std::string>& words) {
   } else if (mode == "decide") {
     measure_decide(arguments.at(0), {arguments.begin() + 2, arguments.end()}, threads(),
                    std::stoi(arguments.at(1)));
+  } else if (mode == "decode") {
+    measure_decode(arguments);
   } else {
     measure_run(mode, arguments);
   }

@@ -101,6 +101,23 @@ TEST(AttentionWithLse, EveryInstructionSetAgrees) {
   }
 }
 
+TEST(AttentionWithLse, ReadsABfloat16CacheAsItsFloats) {
+  for (const int rows : {1, 3, 40}) {
+    for (const int head_dim : {64, 72, 20}) {
+      Input input = make_input(6, 2, rows, 300, head_dim);
+      const at::Tensor keys = input.keys.to(at::kBFloat16);
+      const at::Tensor values = input.values.to(at::kBFloat16);
+      input.keys = keys.to(at::kFloat);
+      input.values = values.to(at::kFloat);
+      const AttentionResult expected = run(input);
+      const AttentionResult found =
+          attention_with_lse(input.queries, keys, values, {}, {}, input.options);
+      EXPECT_LT(worst(found.output, expected.output, 1e-1), 1e-5) << rows << " x " << head_dim;
+      EXPECT_LT(worst(found.lse, expected.lse, 1), 1e-6) << rows << " x " << head_dim;
+    }
+  }
+}
+
 TEST(AttentionWithLse, WindowAndSoftcap) {
   for (const int rows : {2, 120}) {
     Input input = make_input(4, 2, rows, 310, 64);

@@ -54,13 +54,18 @@ class FakeModelFile final : public ModelFile {
     KVSCOPE_CHECK(out.size() == matrix.values.size(), ErrorCode::usage, "wrong size");
     std::copy(matrix.values.begin(), matrix.values.end(), out.begin());
   }
-  std::shared_ptr<const Tokenizer> tokenizer() const override { return nullptr; }
+  std::shared_ptr<const Tokenizer> tokenizer() const override {
+    ++tokenizers_made;
+    return nullptr;
+  }
   std::vector<std::string> describe() const override { return {}; }
 
   const std::vector<float>& values(Weight weight, int layer) const {
     return weights_.at({weight, layer}).values;
   }
   void drop(Weight weight, int layer) { weights_.erase({weight, layer}); }
+
+  mutable int tokenizers_made = 0;  ///< making one may cost more than decoding a token
 
  private:
   struct Matrix {

@@ -1,5 +1,8 @@
 #include "golden_model.h"
 
+#include <filesystem>
+#include <fstream>
+
 #include "kvscope/core/error.h"
 
 namespace kvscope::test {
@@ -164,6 +167,35 @@ void GoldenModel::read(Weight weight, int layer, std::span<float> out, int) cons
   for (float& value : out) {
     value = value * tensor.scale + offset;
   }
+}
+
+void GoldenModel::write_folder(const nlohmann::json& golden, const std::string& folder) const {
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/config.json") << golden.at("config").dump(1);
+  nlohmann::json header;
+  std::vector<float> data;
+  for (const nlohmann::json& entry : golden.at("tensors")) {
+    const auto name = entry.at("name").get<std::string>();
+    const Tensor& tensor = tensors_.at(name);
+    const std::size_t first = data.size();
+    data.resize(first + static_cast<std::size_t>(tensor.rows * tensor.columns));
+    const std::span<float> values = std::span(data).subspan(first);
+    fill_uniform(name, 0, values);
+    for (float& value : values) {
+      value = value * tensor.scale + tensor.offset;
+    }
+    header[name] = {{"dtype", "F32"},
+                    {"shape", entry.at("shape")},
+                    {"data_offsets", {4 * first, 4 * data.size()}}};
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = text.size();
+  std::ofstream file(folder + "/model.safetensors", std::ios::binary);
+  file.write(reinterpret_cast<const char*>(&length), sizeof(length));
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  file.write(reinterpret_cast<const char*>(data.data()),
+             static_cast<std::streamsize>(4 * data.size()));
 }
 
 }  // namespace kvscope::test

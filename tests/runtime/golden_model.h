@@ -25,6 +25,9 @@ class GoldenModel final : public ModelFile {
   std::shared_ptr<const Tokenizer> tokenizer() const override { return nullptr; }
   std::vector<std::string> describe() const override { return {}; }
 
+  /// Writes the model as Hugging Face folders hold it: config.json and model.safetensors.
+  void write_folder(const nlohmann::json& golden, const std::string& folder) const;
+
  private:
   struct Tensor {
     std::int64_t rows = 0;

@@ -73,6 +73,17 @@ TEST(LiveRun, DecodingEqualsPrefillOfTheSameText) {
   EXPECT_EQ(run->tokens().segment.back(), Segment::generated);
 }
 
+TEST(LiveRun, MakesTheTokenizerOnce) {
+  const auto file = std::make_shared<FakeModelFile>();
+  const auto run = LiveRun::start(Model::load(file, {"cpu", "float32", 1}), fake_prompt(4), {});
+  run->prefill(false, nullptr);
+  for (const std::int32_t token : {1, 2, 3}) {
+    run->decode(token, nullptr);
+    run->fork()->decode(token, nullptr);
+  }
+  EXPECT_EQ(file->tokenizers_made, 1);
+}
+
 TEST(LiveRun, CacheBytesCountsLiveSlots) {
   const auto run = started(10);
   EXPECT_EQ(run->cache_bytes(), 0);

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/sin.h>
 
@@ -110,6 +111,32 @@ TEST(Steps, GrowingRotationsUseTheTableOfTheirOwnLength) {
   EXPECT_NEAR(test::cell(grows.cosine, {2, 0}), std::cos(1.0), 1e-6);
   const Rotation long_prompt = rotation_of(rope, positions, at::kCPU, 5);
   EXPECT_NEAR(test::cell(long_prompt.cosine, {0, 0}), std::cos(0.5), 1e-6);
+}
+
+TEST(Steps, OneRowsProductEqualsTheMatrixProduct) {
+  for (const std::int64_t columns : {1, 15, 32, 77, 576}) {
+    for (const std::int64_t rows : {1, 4, 7, 130}) {
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const at::Tensor weight = numbers({rows, columns}, 0.1).to(type);
+        const at::Tensor x = numbers({1, columns}, 0.6).to(type);
+        const at::Tensor bias = numbers({rows}, 0.7).to(type);
+        const at::Tensor exact = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t());
+        at::Tensor out = at::empty({1, rows}, type);
+        // Sums of terms up to 9 in float32, and the result's own rounding.
+        const double largest = 3 + exact.abs().max().item<double>();
+        const double tolerance =
+            1e-6 * static_cast<double>(columns) + (type == at::kFloat ? 1e-7 : 0.008) * largest;
+        multiply(x, weight, {}, out);
+        EXPECT_LT(worst(out.to(at::kDouble), exact), tolerance) << rows << "x" << columns;
+        multiply(x, weight, bias, out);
+        EXPECT_LT(worst(out.to(at::kDouble), exact.add(bias)), tolerance);
+        at::Tensor hidden = at::ones({1, rows});
+        add_product(x, weight, hidden);
+        EXPECT_LT(worst(hidden.to(at::kDouble), exact.add(1)),
+                  1e-6 * static_cast<double>(columns) + 1e-6 * largest);
+      }
+    }
+  }
 }
 
 TEST(Steps, SwigluHasNoHolesAtTheEnds) {

@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 #include <imgui.h>
-#include <imgui_internal.h>
 #include <implot.h>
 
 #include <filesystem>
@@ -23,11 +22,8 @@ class Session {
     ImGui::CreateContext();
     ImPlot::CreateContext();
     ImGui::GetIO().IniFilename = nullptr;
-    ImGui::GetCurrentContext()->ErrorCallback = [](ImGuiContext*, void*, const char* message) {
-      ADD_FAILURE() << "Dear ImGui: " << message;
-    };
     ImGui::GetIO().ConfigFlags |= ImGuiConfigFlags_DockingEnable;
-    load_fonts("");
+    load_fonts(15);
     backend_ = picture ? make_egl_backend({800, 600}) : make_null_backend({800, 600});
     viewer_ = std::make_unique<Viewer>(test::synthetic_scene(), state, *backend_);
   }

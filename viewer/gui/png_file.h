@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "kvscope/scene/raster.h"
+#include "kvscope/scene/fate_map.h"
 
 namespace kvscope::gui {
 

@@ -5,7 +5,8 @@
 namespace kvscope::tile::KVSCOPE_TILE_ISA {
 
 /// Dot products of one key with the queries of a group, channels along the lanes.
-inline float dot(const float* a, const float* b, int count) {
+template <typename T>
+inline float dot(const float* a, const T* b, int count) {
   Floats sum[4] = {};
   int c = 0;
   for (; c + 4 * width <= count; c += 4 * width) {
@@ -19,18 +20,19 @@ inline float dot(const float* a, const float* b, int count) {
   }
   float rest = 0;
   for (; c < count; ++c) {
-    rest += a[c] * b[c];
+    rest += a[c] * value_of(b[c]);
   }
   return sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-inline void add_scaled(const float* from, float weight, int count, float* to) {
+template <typename T>
+inline void add_scaled(const T* from, float weight, int count, float* to) {
   int c = 0;
   for (; c + width <= count; c += width) {
     store(to + c, load(to + c) + weight * load(from + c));
   }
   for (; c < count; ++c) {
-    to[c] += weight * from[c];
+    to[c] += weight * value_of(from[c]);
   }
 }
 
@@ -51,12 +53,13 @@ inline void finish_logits(const RowTask& task, float* weight, int keys, int padd
 }
 
 /// K and V of the range are read once for the whole group.
-inline void rows(const RowTask& task) {
+template <typename T>
+inline void rows_over(const RowTask& task, const T* keys_of_head, const T* values_of_head) {
   const int keys = task.end_key - task.first_key;
   const int padded = (keys + width - 1) / width * width;
   float* weights = task.scratch;  // [group][padded]
   for (int i = 0; i < keys; ++i) {
-    const float* key = task.keys + (task.first_key + i) * task.key_stride;
+    const T* key = keys_of_head + (task.first_key + i) * task.key_stride;
     for (int head = 0; head < task.group; ++head) {
       weights[head * padded + i] =
           dot(task.queries + head * task.head_stride, key, task.head_dim) * task.rule.key_factor;
@@ -73,12 +76,21 @@ inline void rows(const RowTask& task) {
       state[2 + c] = 0;
     }
   }
-  for (int i = 0; task.values != nullptr && i < keys; ++i) {
-    const float* value = task.values + (task.first_key + i) * task.value_stride;
+  for (int i = 0; values_of_head != nullptr && i < keys; ++i) {
+    const T* value = values_of_head + (task.first_key + i) * task.value_stride;
     for (int head = 0; head < task.group; ++head) {
       add_scaled(value, weights[head * padded + i], task.value_dim,
                  task.partial + head * state_size + 2);
     }
+  }
+}
+
+inline void rows(const RowTask& task) {
+  if (task.bfloat16) {
+    rows_over(task, static_cast<const std::uint16_t*>(task.keys),
+              static_cast<const std::uint16_t*>(task.values));
+  } else {
+    rows_over(task, static_cast<const float*>(task.keys), static_cast<const float*>(task.values));
   }
 }
 

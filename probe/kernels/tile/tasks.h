@@ -81,9 +81,10 @@ struct ForwardTask {
 struct RowTask {
   const float* queries = nullptr;
   std::int64_t head_stride = 0;
-  const float* keys = nullptr;
+  bool bfloat16 = false;       ///< keys and values are bfloat16, else float
+  const void* keys = nullptr;  ///< of key 0
   std::int64_t key_stride = 0;
-  const float* values = nullptr;
+  const void* values = nullptr;  ///< likewise; null: LSE only
   std::int64_t value_stride = 0;
   const float* bias = nullptr;
   LogitRule rule;
@@ -94,16 +95,6 @@ struct RowTask {
   int end_key = 0;
   float* partial = nullptr;  ///< [group][2 + value_dim]: maximum (log2 units), sum, weighted values
   float* scratch = nullptr;  ///< group * (end_key - first_key + 16) floats
-};
-
-/// Dot products of rows with one tile of packed keys.
-struct DotTask {
-  const float* packed = nullptr;
-  const float* rows = nullptr;
-  std::int64_t row_stride = 0;
-  int count = 0;
-  int head_dim = 0;
-  float* out = nullptr;  ///< [count][tile_keys]
 };
 
 inline std::int64_t forward_scratch(int group, int value_dim) {
@@ -120,7 +111,6 @@ struct Functions {
   void (*columns)(const ColumnTask& task);
   void (*forward)(const ForwardTask& task);
   void (*rows)(const RowTask& task);
-  void (*dots)(const DotTask& task);
 };
 
 const Functions& portable_functions();

@@ -8,8 +8,7 @@ namespace kvscope::tile {
 
 const Functions& portable_functions() {
   static const Functions table{"portable",         portable::tile_keys, &portable::pack,
-                               &portable::columns, &portable::forward,  &portable::rows,
-                               &portable::dots};
+                               &portable::columns, &portable::forward,  &portable::rows};
   return table;
 }
 

@@ -26,6 +26,19 @@ using LooseFloats = float __attribute__((vector_size(width * 4), aligned(4)));
 inline Floats load(const float* from) {
   return *reinterpret_cast<const LooseFloats*>(from);
 }
+/// bfloat16 as bits: the upper half of a float.
+inline Floats load(const std::uint16_t* from) {
+  using Halves = std::uint16_t __attribute__((vector_size(width * 2)));
+  using LooseHalves = std::uint16_t __attribute__((vector_size(width * 2), aligned(2)));
+  const Halves halves = *reinterpret_cast<const LooseHalves*>(from);
+  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Ints) << 16);
+}
+inline float value_of(float value) {
+  return value;
+}
+inline float value_of(std::uint16_t value) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(value) << 16);
+}
 inline void store(float* to, Floats value) {
   *reinterpret_cast<LooseFloats*>(to) = value;
 }

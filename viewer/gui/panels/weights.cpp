@@ -6,7 +6,6 @@
 
 #include "kvscope/scene/palette.h"
 #include "kvscope/scene/spectra.h"
-#include "panels.h"
 #include "viewer.h"
 
 namespace kvscope::gui {
@@ -21,7 +20,7 @@ bool no_spectrum(const Ui& ui) {
 }
 
 void plot_curves(const char* id, const char* x, const char* y, const std::vector<Curve>& curves,
-                 bool logarithmic, ImPlotLocation legend = ImPlotLocation_SouthWest) {
+                 bool logarithmic) {
   if (curves.empty()) {
     ImGui::TextDisabled("the spectrum file does not hold this");
     return;
@@ -30,7 +29,7 @@ void plot_curves(const char* id, const char* x, const char* y, const std::vector
     return;
   }
   ImPlot::SetupAxes(x, y, ImPlotAxisFlags_AutoFit, ImPlotAxisFlags_AutoFit);
-  ImPlot::SetupLegend(legend);
+  ImPlot::SetupLegend(ImPlotLocation_SouthWest);
   if (logarithmic) {
     ImPlot::SetupAxisScale(ImAxis_X1, ImPlotScale_Log10);
     ImPlot::SetupAxisScale(ImAxis_Y1, ImPlotScale_Log10);
@@ -74,8 +73,7 @@ void draw_asymmetry(Ui& ui) {
     return;
   }
   ImGui::TextDisabled("above 0: keys are more concentrated than values (nats)");
-  plot_curves("##asymmetry", "layer", "A_KV (nats)", asymmetry_curves(*ui.scene.spectrum), false,
-              ImPlotLocation_North);
+  plot_curves("##asymmetry", "layer", "A_KV (nats)", asymmetry_curves(*ui.scene.spectrum), false);
 }
 
 void draw_head_grid(Ui& ui) {

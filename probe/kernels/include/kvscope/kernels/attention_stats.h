@@ -50,7 +50,7 @@ AttentionStats attention_stats(const at::Tensor& queries, const at::Tensor& keys
                                const at::Tensor& lse, const AttentionStatsOptions& options);
 
 /// Causal attention of `queries` over `keys`/`values` with LSE. Shapes as above; values
-/// [kv_heads, tokens, head_dim]; multiplicity [kv_heads, tokens] float32 or undefined (= 1);
+/// [kv_heads, tokens, head_dim] in the keys' type, which may be bfloat16 under float32 queries; multiplicity [kv_heads, tokens] float32 or undefined (= 1);
 /// length [kv_heads] int32 or undefined (= tokens): live slots of a ragged cache. With a
 /// multiplicity or a length, every live slot is visible to every query unless it is among the
 /// newest `causal_tail` slots, which are causal (the tokens being appended): of the n queries, query i

@@ -1,0 +1,148 @@
+#include "matrix_vector.h"
+
+#include <ATen/Parallel.h>
+
+#include <cstring>
+#include <vector>
+
+#include "row_loops.h"
+
+namespace kvscope::detail {
+namespace {
+
+#define KVSCOPE_INLINE inline __attribute__((always_inline))
+
+constexpr std::int64_t width = 16;
+
+// Registers by reference only: passing them by value would depend on the instruction set.
+using Floats = float __attribute__((vector_size(64)));
+using Words = std::uint32_t __attribute__((vector_size(64)));
+using Halves = std::uint16_t __attribute__((vector_size(32)));
+
+KVSCOPE_INLINE void load16(const float* from, Floats& out) {
+  std::memcpy(&out, from, sizeof(out));
+}
+KVSCOPE_INLINE void load16(const Bf16* from, Floats& out) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof(halves));
+  const Words words = __builtin_convertvector(halves, Words) << 16;
+  std::memcpy(&out, &words, sizeof(out));
+}
+
+KVSCOPE_INLINE float value_of(float value) {
+  return value;
+}
+KVSCOPE_INLINE float value_of(Bf16 value) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+KVSCOPE_INLINE float sum_of(const Floats& lanes) {
+  float part[width];
+  std::memcpy(part, &lanes, sizeof(part));
+  for (std::int64_t half = width / 2; half > 0; half /= 2) {
+    for (std::int64_t lane = 0; lane < half; ++lane) {
+      part[lane] += part[lane + half];
+    }
+  }
+  return part[0];
+}
+
+/// `count` rows at once (a constant where it is called), so that x is read once for all of them and
+/// several streams of weights are under way.
+template <int count, typename T>
+KVSCOPE_INLINE void dot_block(const T* weight, const float* x, std::int64_t columns, float* out) {
+  Floats even[count] = {};
+  Floats odd[count] = {};
+  std::int64_t column = 0;
+  for (; column + 2 * width <= columns; column += 2 * width) {
+    Floats first;
+    Floats second;
+    load16(x + column, first);
+    load16(x + column + width, second);
+    for (int row = 0; row < count; ++row) {
+      Floats values;
+      load16(weight + row * columns + column, values);
+      even[row] += values * first;
+      load16(weight + row * columns + column + width, values);
+      odd[row] += values * second;
+    }
+  }
+  for (int row = 0; row < count; ++row) {
+    float rest = 0;
+    for (std::int64_t tail = column; tail < columns; ++tail) {
+      rest += value_of(weight[row * columns + tail]) * x[tail];
+    }
+    out[row] = sum_of(even[row] + odd[row]) + rest;
+  }
+}
+
+template <typename T>
+KVSCOPE_INLINE void dot_rows_body(const T* weight, const float* x, std::int64_t rows,
+                                  std::int64_t columns, float* out) {
+  std::int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) {
+    dot_block<4>(weight + row * columns, x, columns, out + row);
+  }
+  for (; row < rows; ++row) {
+    dot_block<1>(weight + row * columns, x, columns, out + row);
+  }
+}
+
+template <typename T>
+using DotRows = void (*)(const T*, const float*, std::int64_t, std::int64_t, float*);
+
+#define KVSCOPE_DOT_ROWS(NAME, TARGET)                                                       \
+  template <typename T>                                                                      \
+  TARGET void NAME(const T* weight, const float* x, std::int64_t rows, std::int64_t columns, \
+                   float* out) {                                                             \
+    dot_rows_body(weight, x, rows, columns, out);                                            \
+  }
+
+KVSCOPE_DOT_ROWS(dot_rows_plain, )
+#if defined(__x86_64__)
+KVSCOPE_DOT_ROWS(dot_rows_avx2, __attribute__((target("avx2,fma"))))
+KVSCOPE_DOT_ROWS(dot_rows_avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))))
+#endif
+
+template <typename T>
+DotRows<T> choose() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return dot_rows_avx512<T>;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return dot_rows_avx2<T>;
+  }
+#endif
+  return dot_rows_plain<T>;
+}
+
+template <typename T>
+void run(const T* weight, const float* x, std::int64_t rows, std::int64_t columns, float* out) {
+  static const DotRows<T> dot_rows = choose<T>();
+  const std::int64_t grain = std::max<std::int64_t>(4, 65536 / std::max<std::int64_t>(1, columns));
+  at::parallel_for(0, rows, grain, [&](std::int64_t first, std::int64_t last) {
+    dot_rows(weight + first * columns, x, last - first, columns, out + first);
+  });
+}
+
+}  // namespace
+
+void matrix_vector(const at::Tensor& weight, const at::Tensor& x, at::Tensor& out) {
+  const std::int64_t rows = weight.size(0);
+  const std::int64_t columns = weight.size(1);
+  const at::Tensor values = x.to(at::kFloat);
+  const auto* vector = values.const_data_ptr<float>();
+  auto* result = out.mutable_data_ptr<float>();
+  if (weight.scalar_type() == at::kFloat) {
+    run(weight.const_data_ptr<float>(), vector, rows, columns, result);
+  } else {
+    run(static_cast<const Bf16*>(weight.const_data_ptr()), vector, rows, columns, result);
+  }
+}
+
+}  // namespace kvscope::detail

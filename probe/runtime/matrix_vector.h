@@ -1,0 +1,13 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace kvscope::detail {
+
+/// out[r] = sum over c of weight[r, c] * x[c]: one token's matrix product, as fast as the weights
+/// can be read; LibTorch's products over one row spend as long again on starting up. weight [rows,
+/// columns] contiguous in float32 or bfloat16, x [columns] in the same type, out [rows] float32,
+/// all on the CPU. Sums are float32 and the same for any number of threads.
+void matrix_vector(const at::Tensor& weight, const at::Tensor& x, at::Tensor& out);
+
+}  // namespace kvscope::detail
