@@ -10,7 +10,7 @@ do_demo() {
   demo_steps build/bin models/smollm2.gguf demo
   if [ -x build/bin/kvscope-viewer ] && [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
     step "view: the window"
-    build/bin/kvscope view demo/demo.capture.h5 demo/demo.*.decision.h5 demo/demo.spectrum.h5
+    build/bin/kvscope view demo/demo.capture.h5 demo/demo.*.decision.h5 demo/demo.spectrum.h5 demo/answers/answers.json
   fi
 }
 
@@ -37,7 +37,8 @@ demo_steps() {
   "$kvscope" "${report[@]}" --format html >"$folder/report.html"
   if [ -x "$1/kvscope-viewer" ]; then
     step "view: the picture"
-    "$kvscope" view "$folder/demo.capture.h5" "$folder"/demo.*.decision.h5 "$folder/demo.spectrum.h5" --render "$folder/demo.png" --size 1600x1000
+    "$kvscope" view "$folder/demo.capture.h5" "$folder"/demo.*.decision.h5 "$folder/demo.spectrum.h5" "$folder/answers/answers.json" \
+      "${find[@]}" --render "$folder/demo.png" --size 1600x1000
   fi
   cat <<TEXT
 
@@ -49,6 +50,6 @@ Everything is in $folder/:
   generate.txt answers/    the answers, full cache against compressed; the live decisions
   demo.png                 the viewer
 
-Look around:  $kvscope view $folder/demo.capture.h5 $folder/demo.*.decision.h5 $folder/demo.spectrum.h5
+Look around:  $kvscope view $folder/demo.capture.h5 $folder/demo.*.decision.h5 $folder/demo.spectrum.h5 $folder/answers/answers.json
 TEXT
 }

@@ -36,8 +36,9 @@ class AdaKv : public Allocator {
     const int tokens = protection.tokens();
     const int kv_heads = request.scope.kv_heads;
     const int free_slots = each - protection.count;
-    const int guaranteed =
-        std::clamp(static_cast<int>(each * floor_) - protection.count, 0, free_slots);
+    // kvpress since 0.5.5: a floor above 0 is at least one token.
+    const int least = floor_ > 0 ? std::max(1, static_cast<int>(each * floor_)) : 0;
+    const int guaranteed = std::clamp(least - protection.count, 0, free_slots);
     std::vector<std::uint64_t> all;
     std::vector<std::uint64_t> rest;
     for (int kv_head = 0; kv_head < kv_heads; ++kv_head) {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
+#include <utility>
 
 #include "decide/check.h"
 #include "decide/describe.h"
@@ -131,9 +131,7 @@ class Decider {
       SharedScores& shared = shared_[job.scores];
       if (!job.needs_every_layer()) {
         check_layer(job, layer);
-        const Allocation allocation = allocate(job, layer, 1);
-        finish(job, layer, allocation, 0);
-        merge(job, *evidence, job.decision.layers.back());
+        finish(job, *evidence, allocate(job, layer, 1), 0);
       }
       if (!shared.terms.empty()) {
         job.terms.push_back(shared.terms);
@@ -164,29 +162,28 @@ class Decider {
   }
 
   void finish_across_layers() {
-    bool merges = false;
+    std::vector<std::pair<Job*, Allocation>> waiting;
     for (Job& job : jobs_) {
-      if (job.needs_every_layer()) {
-        if (job.parts().scorer->settles()) {
-          settle(job);
-        }
-        const bool together = job.parts().allocator->scope() == Allocator::Scope::model;
-        Allocation allocation = together ? allocate(job, 0, scope_.layers) : Allocation(0, 0, 0);
-        for (int layer = 0; layer < scope_.layers; ++layer) {
-          check_layer(job, layer);
-          if (!together) {
-            allocation = allocate(job, layer, 1);
-          }
-          finish(job, layer, allocation, together ? layer : 0);
-        }
-        merges = merges || job.parts().merger != nullptr;
+      if (!job.needs_every_layer()) {
+        continue;
       }
+      if (job.parts().scorer->settles()) {
+        settle(job);
+      }
+      for (int layer = 0; layer < scope_.layers; ++layer) {
+        check_layer(job, layer);
+      }
+      waiting.emplace_back(
+          &job, job.ranks_the_model() ? allocate(job, 0, scope_.layers) : Allocation(0, 0, 0));
     }
-    for (int layer = 0; merges && layer < scope_.layers; ++layer) {
+    // Evidence is lazy: a layer is read again only for what selectors and mergers ask of it.
+    for (int layer = 0; !waiting.empty() && layer < scope_.layers; ++layer) {
       const std::unique_ptr<LayerEvidence> evidence = run_.layer(layer);
-      for (Job& job : jobs_) {
-        if (job.needs_every_layer()) {
-          merge(job, *evidence, job.decision.layers[static_cast<std::size_t>(layer)]);
+      for (auto& [job, allocation] : waiting) {
+        if (job->ranks_the_model()) {
+          finish(*job, *evidence, allocation, layer);
+        } else {
+          finish(*job, *evidence, allocate(*job, layer, 1), 0);
         }
       }
     }
@@ -235,7 +232,8 @@ class Decider {
             scores_of(job, layer),
             job.protection,
             allocation == nullptr ? nullptr : allocation->slots.data() + first,
-            allocation == nullptr ? nullptr : allocation->floor_only.data() + first};
+            allocation == nullptr ? nullptr : allocation->floor_only.data() + first,
+            {}};
   }
 
   void check_layer(const Job& job, int layer) const {
@@ -250,6 +248,9 @@ class Decider {
   }
 
   Allocation allocate(const Job& job, int first_layer, int layers) const {
+    if (!job.parts().selector->fills_grant()) {
+      return {layers, scope_.kv_heads, scope_.tokens};
+    }
     const std::span<const std::vector<float>> all(job.settled.empty() ? shared_[job.scores].layers
                                                                       : job.settled);
     const AllocationRequest request{
@@ -258,14 +259,14 @@ class Decider {
     return job.parts().allocator->allocate(request);
   }
 
-  void finish(Job& job, int layer, const Allocation& allocation, int row) const {
-    job.decision.layers.push_back(
-        detail::select_layer(work(job, layer, &allocation, row), job.parts(), options_.scores));
-  }
-
-  static void merge(const Job& job, const LayerEvidence& evidence, LayerDecision& layer) {
+  /// Selects and merges one layer; its share stands in row `row` of the allocation.
+  void finish(Job& job, const LayerEvidence& evidence, const Allocation& allocation,
+              int row) const {
+    detail::LayerWork layer = work(job, evidence.moment().layer, &allocation, row);
+    layer.rows = detail::selector_rows(job.parts(), evidence);
+    job.decision.layers.push_back(detail::select_layer(layer, job.parts(), options_.scores));
     if (job.parts().merger) {
-      job.parts().merger->merge(evidence, layer);
+      job.parts().merger->merge(evidence, job.decision.layers.back());
     }
   }
 

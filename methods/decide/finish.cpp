@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kvscope/core/error.h"
+#include "scorers/reduce.h"
 
 namespace kvscope::detail {
 namespace {
@@ -74,6 +75,14 @@ class HeadWriter {
   LayerDecision& decision_;
 };
 
+std::span<const float> head_rows(const LayerWork& work, int kv_head) {
+  if (!work.rows.defined()) {
+    return {};
+  }
+  const auto size = static_cast<std::size_t>(work.rows.size(1) * work.rows.size(2));
+  return {work.rows.const_data_ptr<float>() + static_cast<std::size_t>(kv_head) * size, size};
+}
+
 void store_scores(const LayerWork& work, LayerDecision& decision) {
   decision.scores = work.scores;
   for (std::size_t cell = 0; cell < decision.scores.size(); ++cell) {
@@ -98,6 +107,20 @@ void check_scores(const LayerWork& work, const std::string& method) {
   }
 }
 
+at::Tensor selector_rows(const Parts& parts, const LayerEvidence& evidence) {
+  const Rows wanted = parts.selector->reads();
+  if (wanted == Rows::none) {
+    return {};
+  }
+  const at::Tensor all =
+      wanted == Rows::values
+          ? evidence.values()
+          : evidence.keys(wanted == Rows::keys_post_rope ? Frame::post_rope : Frame::pre_rope);
+  const at::Tensor live = rows(all, live_slots(evidence)).to(at::kCPU, at::kFloat).contiguous();
+  check_finite(live, wanted == Rows::values ? "value" : "key", evidence.moment().layer);
+  return live;
+}
+
 LayerDecision select_layer(const LayerWork& work, const Parts& parts, bool keep_scores) {
   LayerDecision decision =
       LayerDecision::keep_all(work.layer, work.kv_heads, work.protection.tokens());
@@ -105,7 +128,8 @@ LayerDecision select_layer(const LayerWork& work, const Parts& parts, bool keep_
     for (auto kv_head = static_cast<int>(first); kv_head < last; ++kv_head) {
       const auto tokens = static_cast<std::size_t>(decision.tokens);
       const HeadScores head{{work.scores.data() + decision.cell(kv_head, 0), tokens},
-                            work.protection};
+                            work.protection,
+                            head_rows(work, kv_head)};
       const std::vector<int> kept =
           parts.selector->select(head, work.slots[kv_head] - work.protection.count);
       HeadWriter(work, kv_head, decision).write(kept, parts);

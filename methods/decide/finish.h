@@ -16,7 +16,11 @@ struct LayerWork {
   const Protection& protection;
   const int* slots = nullptr;       ///< [kv_heads]
   const int* floor_only = nullptr;  ///< [kv_heads]
+  at::Tensor rows{};                ///< [kv_heads, tokens, head_dim] for the selector, or undefined
 };
+
+/// What the selector of these pieces reads of one layer, on the CPU; undefined if nothing.
+at::Tensor selector_rows(const Parts& parts, const LayerEvidence& evidence);
 
 /// Throws Error{failed} naming layer and KV head if an unprotected token's score is NaN.
 void check_scores(const LayerWork& work, const std::string& method);

@@ -35,10 +35,13 @@ struct Job {
   Planes settled;  ///< [layers] of [kv_heads, tokens], of a scorer that settles
 
   const Parts& parts() const { return method.pieces().parts; }
-  /// Whether no layer can be decided before all are scored.
-  bool needs_every_layer() const {
-    return parts().allocator->scope() == Allocator::Scope::model || parts().scorer->settles();
+  /// Whether one pool of slots serves the model. A selector that sets its own size leaves the
+  /// allocator nothing to share out.
+  bool ranks_the_model() const {
+    return parts().selector->fills_grant() && parts().allocator->scope() == Allocator::Scope::model;
   }
+  /// Whether no layer can be decided before all are scored.
+  bool needs_every_layer() const { return ranks_the_model() || parts().scorer->settles(); }
 };
 
 }  // namespace kvscope::detail

@@ -20,6 +20,12 @@ at::Tensor index_tensor(const std::vector<int>& tokens, const at::Tensor& like) 
 
 }  // namespace
 
+void check_finite(const LayerEvidence& evidence) {
+  const int tokens = live_slots(evidence);
+  check_finite(rows(evidence.keys(Frame::post_rope), tokens), "key", evidence.moment().layer);
+  check_finite(rows(evidence.values(), tokens), "value", evidence.moment().layer);
+}
+
 NearestKept nearest_kept(const LayerEvidence& evidence, const LayerDecision& decision,
                          int kv_head) {
   NearestKept result;

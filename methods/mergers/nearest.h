@@ -14,6 +14,9 @@ struct NearestKept {
   std::vector<float> similarity;  ///< [lost] cosine of the keys
 };
 
+/// Throws Error{failed} naming the first live token whose key or value is not finite.
+void check_finite(const LayerEvidence& evidence);
+
 /// Cosines in float32 with norms clamped at 1e-6. Empty when nothing is evicted or nothing is kept.
 /// Cost: evicted * kept * head_dim.
 NearestKept nearest_kept(const LayerEvidence& evidence, const LayerDecision& decision, int kv_head);

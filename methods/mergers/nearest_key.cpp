@@ -28,6 +28,7 @@ class NearestKey : public Merger {
       : gate_(static_cast<float>(gate)), fraction_(fraction), multiplicity_(multiplicity) {}
 
   void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
+    check_finite(evidence);
     const at::Tensor norms = evidence.values().norm(2, {-1}).cpu().contiguous();
     const std::int64_t slots = norms.size(1);
     for (int kv_head = 0; kv_head < decision.kv_heads; ++kv_head) {

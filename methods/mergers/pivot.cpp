@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "mergers/nearest.h"
 #include "registry/entry.h"
 
@@ -11,6 +13,7 @@ class Pivot : public Merger {
   explicit Pivot(bool multiplicity) : count_(multiplicity ? 1.0F : 0.0F) {}
 
   void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
+    check_finite(evidence);
     for (int kv_head = 0; kv_head < decision.kv_heads; ++kv_head) {
       const NearestKept nearest = nearest_kept(evidence, decision, kv_head);
       std::vector<int> sources(static_cast<std::size_t>(decision.tokens), 0);
@@ -22,6 +25,36 @@ class Pivot : public Merger {
         const float weight =
             0.5F / static_cast<float>(1 + sources[static_cast<std::size_t>(target)]);
         fold(decision, kv_head, nearest.lost[lost], target, weight, weight, count_);
+      }
+    }
+    sort_edges(decision);
+  }
+
+ private:
+  float count_;
+};
+
+/// Each evicted token joins the kept token of nearest key with the weight w = (cosine + 1) / 2; the
+/// kept token counts 1.
+class Weighted : public Merger {
+ public:
+  explicit Weighted(bool multiplicity) : count_(multiplicity ? 1.0F : 0.0F) {}
+
+  void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
+    check_finite(evidence);
+    for (int kv_head = 0; kv_head < decision.kv_heads; ++kv_head) {
+      const NearestKept nearest = nearest_kept(evidence, decision, kv_head);
+      std::vector<double> total(static_cast<std::size_t>(decision.tokens), 1.0);
+      std::vector<double> weight;
+      for (std::size_t lost = 0; lost < nearest.lost.size(); ++lost) {
+        weight.push_back(std::max((static_cast<double>(nearest.similarity[lost]) + 1) / 2, 1e-6));
+        total[static_cast<std::size_t>(nearest.target[lost])] += weight.back();
+      }
+      for (std::size_t lost = 0; lost < nearest.lost.size(); ++lost) {
+        const int target = nearest.target[lost];
+        const auto share =
+            static_cast<float>(weight[lost] / total[static_cast<std::size_t>(target)]);
+        fold(decision, kv_head, nearest.lost[lost], target, share, share, count_);
       }
     }
     sort_edges(decision);
@@ -50,6 +83,23 @@ PieceEntry pivot_entry() {
       boolean_parameter("multiplicity", false, "true: a slot counts for the tokens it absorbed")};
   entry.build = [](const Arguments& arguments, Parts& parts) {
     parts.merger = std::make_unique<Pivot>(arguments.boolean("multiplicity"));
+  };
+  return entry;
+}
+
+PieceEntry weighted_entry() {
+  PieceEntry entry;
+  entry.info.name = "weighted";
+  entry.info.kind = PieceInfo::Kind::merger;
+  entry.info.summary =
+      "adds evicted tokens to the kept token of nearest key, weighted by cosine, keys and values "
+      "alike";
+  entry.info.paper = "LOOK-M, Wan et al. 2024, arXiv:2406.18139; KVCache-Factory's weighted merge";
+  entry.info.departures = "per KV head; merged keys mix rotations of different positions, as there";
+  entry.info.parameters = {
+      boolean_parameter("multiplicity", false, "true: a slot counts for the tokens it absorbed")};
+  entry.build = [](const Arguments& arguments, Parts& parts) {
+    parts.merger = std::make_unique<Weighted>(arguments.boolean("multiplicity"));
   };
   return entry;
 }

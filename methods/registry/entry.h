@@ -53,10 +53,12 @@ PieceEntry pool_entry();
 // Selectors.
 PieceEntry top_k_entry();
 PieceEntry threshold_entry();
+PieceEntry diversity_entry();
 // Mergers.
 PieceEntry drop_entry();
 PieceEntry nearest_key_entry();
 PieceEntry pivot_entry();
+PieceEntry weighted_entry();
 // Cadences.
 PieceEntry decode_entry();
 

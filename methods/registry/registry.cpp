@@ -5,13 +5,35 @@ namespace detail {
 
 const std::vector<PieceEntry>& entries() {
   static const std::vector<PieceEntry> all = {
-      // First pieces: scorers and presets.
-      full_entry(), random_entry(), streaming_llm_entry(), knorm_entry(), keydiff_entry(),
-      observed_attention_entry(), h2o_entry(), tova_entry(), snapkv_entry(), pyramidkv_entry(),
-      adakv_preset_entry(), laprox_entry(), triattention_entry(), triattention_serving_entry(),
+      // First pieces: scorers and presets. One entry a line, so that lists merge.
+      full_entry(),                  //
+      random_entry(),                //
+      streaming_llm_entry(),         //
+      knorm_entry(),                 //
+      keydiff_entry(),               //
+      observed_attention_entry(),    //
+      h2o_entry(),                   //
+      tova_entry(),                  //
+      snapkv_entry(),                //
+      pyramidkv_entry(),             //
+      adakv_preset_entry(),          //
+      laprox_entry(),                //
+      triattention_entry(),          //
+      triattention_serving_entry(),  //
       // Later pieces.
-      uniform_entry(), pyramid_entry(), adakv_entry(), pool_entry(), top_k_entry(),
-      threshold_entry(), drop_entry(), nearest_key_entry(), pivot_entry(), decode_entry()};
+      uniform_entry(),      //
+      pyramid_entry(),      //
+      adakv_entry(),        //
+      pool_entry(),         //
+      top_k_entry(),        //
+      threshold_entry(),    //
+      diversity_entry(),    //
+      drop_entry(),         //
+      nearest_key_entry(),  //
+      pivot_entry(),        //
+      weighted_entry(),     //
+      decode_entry(),       //
+  };
   return all;
 }
 

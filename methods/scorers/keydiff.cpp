@@ -31,7 +31,7 @@ PieceEntry keydiff_entry() {
   entry.info.departures = "one cut after prefill, as kvpress; the paper cuts block by block";
   entry.info.scope = "head";
   entry.info.terms = {{"cosine", "to the mean unit key"}};
-  entry.info.combine = "negative";
+  entry.info.combine = "-cosine";
   entry.build = [](const Arguments&, Parts& parts) { parts.scorer = std::make_unique<KeyDiff>(); };
   return entry;
 }

@@ -25,7 +25,7 @@ PieceEntry knorm_entry() {
       "every layer is compressed, as in kvpress; the paper leaves out the first two";
   entry.info.scope = "head";
   entry.info.terms = {{"key_norm", "L2"}};
-  entry.info.combine = "negative";
+  entry.info.combine = "-key_norm";
   entry.build = [](const Arguments&, Parts& parts) { parts.scorer = std::make_unique<Knorm>(); };
   return entry;
 }

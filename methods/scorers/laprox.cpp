@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 
 #include "allocators/allocators.h"
 #include "kvscope/core/error.h"
@@ -37,17 +38,18 @@ class Laprox : public Scorer {
     const int candidates = tokens - window_;
     if (candidates <= 0) {
       const at::Tensor none = unscored(evidence, tokens);
-      return {none, none.unsqueeze(0).expand({2, none.size(0), tokens})};
+      return {none, none.unsqueeze(0).expand({3, none.size(0), tokens})};
     }
-    const at::Tensor raw = combined(evidence, candidates);
-    LayerScores result{widen(pool_columns_ ? raw : pool_tokens(raw, pool_, "avg"), tokens), {}};
+    const Factors raw = factors(evidence, candidates);
+    const at::Tensor score = raw.exact.defined() ? raw.exact : raw.column * raw.value;
+    const at::Tensor smooth = pool_columns_ ? score : pool_tokens(score, pool_, "avg");
+    LayerScores result{widen(smooth, tokens), {}};
     if (terms) {
-      const int kv_heads = evidence.shape().kv_heads;
-      const auto group_mean = [&](const at::Tensor& per_query_head) {
-        return widen(reduce_group(per_query_head, kv_heads, "mean"), tokens);
-      };
-      result.terms = at::stack({group_mean(column_norm(evidence, candidates)),
-                                group_mean(value_norm(evidence, candidates))});
+      // The value term is what the column norm has to be multiplied by: where the group's heads
+      // differ, a mean of their norms weighted by their columns.
+      const at::Tensor value = at::where(raw.column > 0, score / raw.column, 0.0);
+      result.terms = at::stack(
+          {widen(raw.column, tokens), widen(value, tokens), widen(smooth - score, tokens)});
     }
     return result;
   }
@@ -79,25 +81,38 @@ class Laprox : public Scorer {
         .repeat_interleave(shape.group_size(), 0);
   }
 
-  /// [kv_heads, candidates]
-  at::Tensor combined(const LayerEvidence& evidence, int candidates) const {
+  /// [kv_heads, candidates] each.
+  struct Factors {
+    at::Tensor column;
+    at::Tensor value;  ///< undefined where `exact` is given
+    at::Tensor exact;  ///< the score, where it is no product of the other two
+  };
+
+  Factors factors(const LayerEvidence& evidence, int candidates) const {
     const int kv_heads = evidence.shape().kv_heads;
+    const auto group_mean = [&](const at::Tensor& per_query_head) {
+      return reduce_group(per_query_head, kv_heads, "mean");
+    };
     if (reduce_ == "g1") {
-      return reduce_group(column_norm(evidence, candidates) * value_norm(evidence, candidates),
-                          kv_heads, "mean");
+      const at::Tensor column = column_norm(evidence, candidates);
+      return {group_mean(column), {}, group_mean(column * value_norm(evidence, candidates))};
     }
     const at::Tensor attention = columns(evidence.attention(window_), candidates);
     if (reduce_ == "gx") {
-      return exact_contribution(attention, rows(evidence.values(), candidates),
-                                evidence.output_weights());
+      return {group_mean(column_norm(evidence, candidates)),
+              {},
+              exact_contribution(attention, rows(evidence.values(), candidates),
+                                 evidence.output_weights())};
     }
     at::Tensor norm = mean_column_norm(attention, kv_heads);
     if (pool_columns_) {
       norm = pool_tokens(norm, pool_, "avg");
     }
-    return reduce_ == "g2" ? norm * reduce_group(value_norm(evidence, candidates), kv_heads, "mean")
-                           : norm * summed_projection_norm(rows(evidence.values(), candidates),
-                                                           evidence.output_weights());
+    return {norm,
+            reduce_ == "g2" ? group_mean(value_norm(evidence, candidates))
+                            : summed_projection_norm(rows(evidence.values(), candidates),
+                                                     evidence.output_weights()),
+            {}};
   }
 
   int window_;
@@ -143,8 +158,10 @@ PieceEntry laprox_entry() {
   entry.info.scope = "layer";
   entry.info.expands_to = "laprox scores | pool:scope=model";
   entry.info.parameters = laprox_parameters();
-  entry.info.terms = {{"column_norm", "L2 over the window"}, {"projected_value_norm", "L2"}};
-  entry.info.combine = "product";
+  entry.info.terms = {{"column_norm", "L2 over the window"},
+                      {"projected_value_norm", "L2"},
+                      {"from_neighbours", "what smoothing along tokens adds"}};
+  entry.info.combine = "column_norm * projected_value_norm + from_neighbours";
   entry.build = [](const Arguments& arguments, Parts& parts) {
     parts.scorer = std::make_unique<Laprox>(arguments);
     const std::string& scope = arguments.text("scope");

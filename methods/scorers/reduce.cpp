@@ -2,9 +2,14 @@
 
 #include <ATen/ops/avg_pool1d.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/max_pool1d.h>
+#include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
+
+#include "kvscope/core/error.h"
 
 namespace kvscope::detail {
 
@@ -19,6 +24,17 @@ at::Tensor columns(const at::Tensor& plane, int tokens) {
 
 at::Tensor rows(const at::Tensor& tensor, int tokens) {
   return tensor.narrow(1, 0, tokens);
+}
+
+void check_finite(const at::Tensor& rows, const char* name, int layer) {
+  const at::Tensor finite = rows.isfinite().all(-1).cpu().contiguous();
+  const bool* cell = finite.const_data_ptr<bool>();
+  const bool* bad = std::find(cell, cell + finite.numel(), false);
+  const std::int64_t at = bad - cell;
+  KVSCOPE_CHECK(at == finite.numel(), ErrorCode::failed,
+                fmt::format("the {} of token {} holds NaN or infinity", name, at % rows.size(1)),
+                fmt::format("layer {}, KV head {}", layer, at / rows.size(1)),
+                "check the capture for NaN in keys and values: kvscope check");
 }
 
 at::Tensor reduce_group(const at::Tensor& per_query_head, int kv_heads, const std::string& rule) {

@@ -17,6 +17,10 @@ at::Tensor columns(const at::Tensor& plane, int tokens);
 /// The first `tokens` rows of [heads, slots, head_dim].
 at::Tensor rows(const at::Tensor& tensor, int tokens);
 
+/// Throws Error{failed} naming the first token of [kv_heads, tokens, head_dim] whose row, a `name`,
+/// holds NaN or infinity.
+void check_finite(const at::Tensor& rows, const char* name, int layer);
+
 /// [query_heads, ...] -> [kv_heads, ...] by "mean", "max" or "sum" over each GQA group.
 at::Tensor reduce_group(const at::Tensor& per_query_head, int kv_heads, const std::string& rule);
 

@@ -1,6 +1,7 @@
 #include "scorers/snapkv.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/stack.h>
 
 #include "scorers/reduce.h"
 
@@ -22,13 +23,14 @@ class SnapKv : public Scorer {
     const int candidates = tokens - window_;
     if (candidates <= 0) {
       const at::Tensor none = unscored(evidence, tokens);
-      return {none, none.unsqueeze(0)};
+      return {none, none.unsqueeze(0).expand({2, none.size(0), tokens})};
     }
     const at::Tensor mean = columns(evidence.window_sum(window_), candidates) / window_;
     const at::Tensor group = reduce_group(mean, evidence.shape().kv_heads, reduce_);
-    LayerScores result{widen(pool_tokens(group, pool_, pooling_), tokens), {}};
+    const at::Tensor smooth = pool_tokens(group, pool_, pooling_);
+    LayerScores result{widen(smooth, tokens), {}};
     if (terms) {
-      result.terms = widen(group, tokens).unsqueeze(0);
+      result.terms = at::stack({widen(group, tokens), widen(smooth - group, tokens)});
     }
     return result;
   }
@@ -61,8 +63,9 @@ std::unique_ptr<Scorer> make_snapkv(const Arguments& arguments) {
 
 void describe_snapkv_score(PieceInfo& info) {
   info.scope = "layer";
-  info.terms = {{"window_attention", "probability, mean over the window"}};
-  info.combine = "smoothed along tokens";
+  info.terms = {{"window_attention", "probability, mean over the window"},
+                {"from_neighbours", "what smoothing along tokens adds"}};
+  info.combine = "window_attention + from_neighbours";
 }
 
 PieceEntry snapkv_entry() {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <imgui.h>
+#include <imgui_internal.h>
 #include <implot.h>
 
 #include <filesystem>
@@ -22,8 +23,11 @@ class Session {
     ImGui::CreateContext();
     ImPlot::CreateContext();
     ImGui::GetIO().IniFilename = nullptr;
+    ImGui::GetCurrentContext()->ErrorCallback = [](ImGuiContext*, void*, const char* message) {
+      ADD_FAILURE() << "Dear ImGui: " << message;
+    };
     ImGui::GetIO().ConfigFlags |= ImGuiConfigFlags_DockingEnable;
-    load_fonts(15);
+    load_fonts("");
     backend_ = picture ? make_egl_backend({800, 600}) : make_null_backend({800, 600});
     viewer_ = std::make_unique<Viewer>(test::synthetic_scene(), state, *backend_);
   }

@@ -20,7 +20,7 @@ TEST(Agreement, TwoHeadsSixTokensByHand) {
   EXPECT_DOUBLE_EQ(result.total.jaccard(), 2.0 / 10);
   EXPECT_EQ(result.worst_kv_head, 1);
   EXPECT_TRUE(result.comparable());
-  EXPECT_EQ(result.remark(), "equal budgets");
+  EXPECT_EQ(result.remark(), "equal memory");
 }
 
 TEST(Agreement, SaysWhenBudgetsDiffer) {
@@ -28,9 +28,9 @@ TEST(Agreement, SaysWhenBudgetsDiffer) {
   const Decision near = made_decision({{std::string(48, 'K') + std::string(52, 'E')}});
   const Decision far = made_decision({{std::string(30, 'K') + std::string(70, 'E')}});
   EXPECT_EQ(agreement(a, near).budgets, BudgetMatch::near);
-  EXPECT_EQ(agreement(a, near).remark(), "budgets differ by 4.0 %");
+  EXPECT_EQ(agreement(a, near).remark(), "memory differs by 4.0 %");
   EXPECT_FALSE(agreement(a, far).comparable());
-  EXPECT_EQ(agreement(a, far).remark(), "not comparable: budgets differ by 40.0 %");
+  EXPECT_EQ(agreement(a, far).remark(), "not comparable: memory differs by 40.0 %");
 }
 
 TEST(Agreement, EmptySetsAgree) {

@@ -25,10 +25,11 @@ Colour pixel(const Pixels& pixels, int x, int y) {
 
 TEST(State, LinkAndBackIsTheIdentity) {
   std::mt19937 draw(7);
-  const std::string layouts[] = {"explore", "compare", "weights"};
+  const std::string layouts[] = {"explore", "compare", "merge", "weights"};
+  const std::string queries[] = {"", "7421", "/a%20b/", "\xE4\xB8\xAD \"{}[]"};
   for (int round = 0; round < 200; ++round) {
     State state;
-    state.layout = layouts[draw() % 3];
+    state.layout = layouts[draw() % 4];
     state.a = static_cast<int>(draw() % 9);
     state.b = static_cast<int>(draw() % 9);
     state.layer = static_cast<int>(draw() % 99);
@@ -36,6 +37,11 @@ TEST(State, LinkAndBackIsTheIdentity) {
     state.first = static_cast<int>(draw() % 1000);
     state.last = static_cast<int>(draw() % 100000);
     state.aggregate = draw() % 2 == 0 ? "mean" : "any";
+    state.map = draw() % 2 == 0 ? "fate" : "score";
+    state.strip = draw() % 2 == 0 ? "fate" : "cost";
+    state.query = queries[draw() % 4];
+    state.seen = static_cast<int>(draw() % 100) - 1;
+    state.before = state.seen >= 0 && draw() % 2 == 0;
     for (unsigned head = 0; head < draw() % 4; ++head) {
       state.kv_heads.push_back(static_cast<int>(head));
     }
@@ -49,7 +55,8 @@ TEST(State, KeepsKeysOfOtherVersionsAndRefusesNonsense) {
   EXPECT_EQ(from_link(to_link(state)).extra, state.extra);
   EXPECT_NE(state.extra.find("zebra"), std::string::npos);
   for (const char* bad : {"", "nonsense", "[1]", R"({"layout": "sideways"})",
-                          R"({"token": "five"})", R"({"kv_heads": 3})", "kvscope:%7B"}) {
+                          R"({"token": "five"})", R"({"before": 1})", R"({"query": 3})",
+                          R"({"map": "roads"})", R"({"kv_heads": 3})", "kvscope:%7B"}) {
     EXPECT_THROW(from_link(bad), Error) << bad;
   }
 }
@@ -78,7 +85,7 @@ TEST(FateMap, OneLostTokenShowsAtEveryZoomUnderAnyLoss) {
   const ColumnPyramid pyramid(scene.layers(), scene.token_count(),
                               kept_share(scene, scene.decisions[0], {}));
   for (const int width : {7, 64, 300, 1000, 5000}) {
-    const Pixels pixels = rasterise_share(pyramid, 0, 5000, width, 4, true, true);
+    const Pixels pixels = rasterise_share(pyramid, {0, 5000, width, 4, true, true});
     const int x = 3210 * width / 5000;
     EXPECT_EQ(pixel(pixels, x, 2), share_colour(0, true)) << width;
     EXPECT_EQ(pixel(pixels, x, 1), share_colour(1, true)) << width;
@@ -97,6 +104,7 @@ TEST(FateMap, PyramidEqualsBruteForce) {
     for (int last = first + 1; last <= columns; ++last) {
       const auto begin = values.begin() + columns;
       EXPECT_EQ(pyramid.minimum(1, first, last), *std::min_element(begin + first, begin + last));
+      EXPECT_EQ(pyramid.maximum(1, first, last), *std::max_element(begin + first, begin + last));
       double sum = 0;
       for (int column = first; column < last; ++column) {
         sum += static_cast<double>(values[static_cast<std::size_t>(columns + column)]);
@@ -152,6 +160,39 @@ TEST(Inspector, RankCutAndMarginEqualBruteForce) {
   EXPECT_EQ(inspection.kept_heads, 8);
 }
 
+TEST(Inspector, WhyTextSaysRankCutAndReason) {
+  const Scene scene = test::synthetic_scene();
+  State state = clamped({}, scene.limits());
+  state.token = 11;
+  state.kv_heads = {1};
+  const std::string text = why_text(inspect_token(scene, state).rows[1]);
+  for (const char* part : {"Evicted: score", "after 400 tokens", "rank 12 of 400", "granted 200",
+                           "above the last kept score, -200"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in: " << text;
+  }
+}
+
+TEST(HeadMap, EveryValueIsOneAStateMayName) {
+  const Scene scene = test::synthetic_scene();
+  for (const HeadValue& value : head_values()) {
+    const State state = from_link(std::string(R"({"head_value": ")") + value.id + R"("})");
+    const HeadMap map = head_map(scene, clamped(state, scene.limits()));
+    EXPECT_TRUE(!map.missing.empty() || map.values.size() == 8u) << value.id;
+  }
+}
+
+TEST(HeadMap, RankCorrelationOfEqualAndOfReversedScores) {
+  Scene scene = test::synthetic_scene();
+  State state = clamped({}, scene.limits());
+  state.head_value = "rank";
+  EXPECT_DOUBLE_EQ(head_map(scene, state).at(1, 1), 1.0);
+  for (float& score : scene.decisions[1].decision.layers[1].scores) {
+    score = -score;
+  }
+  EXPECT_DOUBLE_EQ(head_map(scene, state).at(1, 1), -1.0);
+  EXPECT_DOUBLE_EQ(head_map(scene, state).at(0, 1), 1.0);
+}
+
 TEST(HeadMap, CountsSlots) {
   const Scene scene = test::synthetic_scene();
   State state = clamped({}, scene.limits());
@@ -181,20 +222,6 @@ TEST(Commands, IdsAndKeysAreUnique) {
           << commands()[a].key;
     }
   }
-}
-
-TEST(Palette, FatesDifferAndTextReadsOnThem) {
-  const std::string letters = "KPTMEDS";
-  for (const bool dark : {true, false}) {
-    for (const char a : letters) {
-      const Colour colour = fate_colour(a, dark);
-      EXPECT_GE(contrast(colour, ink_on(colour)), 4.0) << a;
-      for (const char b : letters) {
-        EXPECT_TRUE(a == b || !(colour == fate_colour(b, dark))) << a << b;
-      }
-    }
-  }
-  EXPECT_NEAR(contrast({0, 0, 0}, {255, 255, 255}), 21, 1e-9);
 }
 
 TEST(Scene, RefusesDecisionsOfAnotherRun) {

@@ -22,36 +22,9 @@ struct Options {
   std::string output;
   int lost_tokens = 8;
   bool csv_tokens = false;
+  bool any_memory = false;
   bool force = false;
 };
-
-/// Adds what `kvscope generate -o DIR` wrote to DIR/answers.json.
-void read_answers(const std::string& path, const std::string& capture_hash, ReportInput& input) {
-  nlohmann::json json;
-  try {
-    json = nlohmann::json::parse(read_text_file(path));
-    KVSCOPE_CHECK(json.at("format") == "kvscope.answers", ErrorCode::corrupt_file,
-                  "this is no file of answers", path, "give answers.json of `kvscope generate -o`");
-    KVSCOPE_CHECK(json.at("capture_hash") == capture_hash, ErrorCode::usage,
-                  "the answers belong to another prompt or model", path,
-                  "generate with the prompt that was captured");
-    input.full_answer = json.at("full").at("text").get<std::string>();
-    for (const auto& row : json.at("methods")) {
-      ReportAnswer answer;
-      answer.method = row.at("method").get<std::string>();
-      answer.keep = row.at("keep").get<std::string>();
-      answer.text = row.at("text").get<std::string>();
-      answer.first_divergence = row.at("first_divergence").get<int>();
-      answer.mean_divergence = row.at("mean_next_token_kl_nats").get<double>();
-      answer.cache_bytes = row.at("cache_bytes").get<std::int64_t>();
-      input.answers.push_back(answer);
-    }
-  } catch (const nlohmann::json::exception& failure) {
-    throw Error(ErrorCode::corrupt_file,
-                fmt::format("the answers cannot be read: {}", failure.what()), path,
-                "generate again");
-  }
-}
 
 /// Metrics are stored by `decide`; a decision without them is judged here, if the capture allows.
 void complete_metrics(const CaptureReader& capture, std::vector<Decision>& decisions) {
@@ -89,8 +62,12 @@ void run_report(const Options& options) {
   complete_metrics(capture, input.decisions);
   input.find = options.find;
   input.lost_tokens = options.lost_tokens;
+  input.any_memory = options.any_memory;
   if (!options.answers.empty()) {
-    read_answers(options.answers, capture.index().capture_hash, input);
+    const Answers answers = read_answers(read_text_file(options.answers),
+                                         capture.index().capture_hash, options.answers);
+    input.full_answer = answers.full;
+    input.answers = answers.methods;
   }
   const std::string text = formatted(build_report(input), options);
   if (options.output.empty()) {
@@ -119,6 +96,8 @@ void add_report(Program program) {
   command->add_option("--lost-tokens", options->lost_tokens, "Most costly lost tokens listed")
       ->check(CLI::Range(0, 10000))
       ->capture_default_str();
+  command->add_flag("--any-memory", options->any_memory,
+                    "Compare methods whose mean caches differ by more than 5 % too");
   command->add_flag("--force", options->force, "Overwrite the output");
   command->add_option("-o,--output", options->output, "A file instead of stdout");
   add_common(*command, options->common);

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "kvscope/scene/fate_map.h"
+#include "kvscope/scene/raster.h"
 
 namespace kvscope::gui {
 
@@ -22,6 +22,8 @@ class Backend {
   virtual ImTextureID upload(const std::string& slot, const Pixels& pixels) = 0;
   /// The last frame. Throws Error{unsupported} where there is no picture.
   virtual Pixels read_back() = 0;
+  /// How much larger than usual the monitor wants its text.
+  virtual float content_scale() const { return 1; }
 };
 
 struct BackendSize {

@@ -1,4 +1,5 @@
 #define GLFW_INCLUDE_NONE
+#include <GL/gl.h>
 #include <GLFW/glfw3.h>
 #include <imgui_impl_glfw.h>
 
@@ -64,7 +65,18 @@ class GlfwBackend final : public Backend {
   ImTextureID upload(const std::string& slot, const Pixels& pixels) override {
     return renderer_.upload(slot, pixels);
   }
-  Pixels read_back() override { return GlRenderer::read_back(width_, height_); }
+  Pixels read_back() override {
+    glReadBuffer(GL_FRONT);  // the back buffer is undefined once it was shown
+    Pixels pixels = GlRenderer::read_back(width_, height_);
+    glReadBuffer(GL_BACK);
+    return pixels;
+  }
+  float content_scale() const override {
+    float x = 1;
+    float y = 1;
+    glfwGetWindowContentScale(window_.get(), &x, &y);
+    return x;
+  }
 
  private:
   GlfwWindow window_;

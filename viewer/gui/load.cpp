@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
+#include <sstream>
+
 #include "kvscope/core/error.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/decision_file.h"
@@ -11,12 +14,26 @@
 namespace kvscope::gui {
 namespace {
 
+std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  KVSCOPE_CHECK(file.good(), ErrorCode::io, "the file cannot be read", path,
+                "check its name and permissions");
+  return text.str();
+}
+
 Scene read_all(const std::vector<std::string>& paths) {
   std::optional<CaptureIndex> capture;
   TokenTable tokens;
   std::vector<Decision> decisions;
   std::optional<Spectrum> spectrum;
+  std::string answers;
   for (const std::string& path : paths) {
+    if (path.ends_with(".json")) {
+      answers = path;
+      continue;
+    }
     switch (file_kind(path)) {
       case FileKind::capture: {
         KVSCOPE_CHECK(!capture, ErrorCode::usage, "two captures were given", path,
@@ -42,8 +59,12 @@ Scene read_all(const std::vector<std::string>& paths) {
                 "name the X.capture.h5 too");
   KVSCOPE_CHECK(capture || spectrum, ErrorCode::usage, "there is nothing to show", "",
                 "name a capture or a spectrum");
-  return make_scene(capture.value_or(CaptureIndex{}), tokens, std::move(decisions),
-                    std::move(spectrum));
+  Scene scene = make_scene(capture.value_or(CaptureIndex{}), tokens, std::move(decisions),
+                           std::move(spectrum));
+  if (!answers.empty()) {
+    scene.answers = read_answers(read_text(answers), scene.capture.capture_hash, answers);
+  }
+  return scene;
 }
 
 }  // namespace

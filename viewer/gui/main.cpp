@@ -2,12 +2,14 @@
 #include <imgui.h>
 #include <implot.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 
 #include "fonts.h"
 #include "kvscope/core/error.h"
+#include "kvscope/scene/commands.h"
 #include "load.h"
 #include "options.h"
 #include "png_file.h"
@@ -19,13 +21,14 @@ namespace {
 /// ImGui and ImPlot, for as long as there is a back end.
 class Contexts {
  public:
-  Contexts() {
+  Contexts(const std::string& text, const std::string& font) {
     ImGui::CreateContext();
     ImPlot::CreateContext();
     ImGuiIO& io = ImGui::GetIO();
     io.IniFilename = nullptr;
+    io.ConfigErrorRecoveryEnableTooltip = false;
     io.ConfigFlags |= ImGuiConfigFlags_DockingEnable | ImGuiConfigFlags_NavEnableKeyboard;
-    load_fonts(15);
+    load_fonts(text, font);
   }
   ~Contexts() {
     ImPlot::DestroyContext();
@@ -53,6 +56,11 @@ State starting_state(const Scene& scene, const Options& options) {
   if (!options.theme.empty()) {
     state.theme = options.theme;
   }
+  if (!options.find.empty()) {
+    state.query = options.find;
+    state.token = -1;  // the first match of all
+    state = run_command("next_match", scene, state);
+  }
   return state;
 }
 
@@ -76,6 +84,20 @@ std::unique_ptr<Backend> make_backend(const Options& options) {
                         : make_glfw_backend(options.size, "kvscope");
 }
 
+/// A picture's text grows with it, so that a page of 4K shows what one of 1600 x 1000 does; a
+/// window follows its monitor.
+float scale_of(const Options& options, const Backend& backend) {
+  if (options.scale > 0) {
+    return options.scale;
+  }
+  if (options.render.empty()) {
+    return backend.content_scale();
+  }
+  return std::clamp(std::min(static_cast<float>(options.size.width) / 1600,
+                             static_cast<float>(options.size.height) / 1000),
+                    0.8f, 3.0f);
+}
+
 void draw_frame(Viewer& viewer, Backend& backend) {
   ImGui::NewFrame();
   viewer.frame();
@@ -88,16 +110,19 @@ int show(const Options& options) {
   if (options.checks) {
     return print_checks(loading.get());
   }
-  const Contexts contexts;
   Scene scene = loading.get();
+  const std::string text(scene.tokens.text_bytes.begin(), scene.tokens.text_bytes.end());
+  const Contexts contexts(text, options.font);
   const State state = starting_state(scene, options);
   const std::unique_ptr<Backend> backend = make_backend(options);
-  Viewer viewer(std::move(scene), state, *backend);
+  const std::string sidecar =
+      scene.capture.path.empty() ? "" : scene.capture.path + ".bookmarks.json";
+  Viewer viewer(std::move(scene), state, *backend, scale_of(options, *backend), sidecar);
   for (const std::string& command : options.commands) {
     viewer.run(command);
   }
   if (options.render.empty() && options.backend != "null") {
-    while (backend->begin_frame()) {
+    while (!viewer.wants_to_quit() && backend->begin_frame()) {
       draw_frame(viewer, *backend);
     }
     return 0;

@@ -11,21 +11,28 @@ int parse_options(int argc, char** argv, Options& options) {
   CLI::App app{"Shows which tokens each method kept, merged or lost, why, and what it cost"};
   app.name("kvscope view");
   std::string size = "1600x1000";
-  app.add_option("FILES", options.files, "X.capture.h5, D.decision.h5 ..., S.spectrum.h5");
+  app.add_option("FILES", options.files,
+                 "X.capture.h5, D.decision.h5 ..., S.spectrum.h5, answers.json of generate");
   app.add_option("--state", options.state, "A link copied from the viewer, or JSON: what to show");
+  app.add_option("--find", options.find, "Search for this text and go to it");
   app.add_option("--render", options.render, "Write a picture instead of opening a window");
   app.add_option("--size", size, "Of the picture or window in pixels")->capture_default_str();
   app.add_flag("--checks", options.checks,
                "Print health checks as text; exit status 3 if one fails");
   app.add_option("--theme", options.theme, "dark or light")
       ->check(CLI::IsMember({"dark", "light"}));
+  app.add_option("--scale", options.scale, "Of text and spacing; 0 = by the size and monitor")
+      ->check(CLI::Range(0.0f, 4.0f));
+  app.add_option("--font", options.font, "A font file to use where the text font has no glyph");
   app.add_option("--do", options.commands, "Run a command first (see the palette); repeatable");
   app.add_option("--backend", options.backend, "auto, glfw (window), egl (no display) or null")
       ->check(CLI::IsMember({"auto", "glfw", "egl", "null"}))
       ->capture_default_str();
   app.footer(
-      "Keys: arrows move, X swaps A and B, L goes to the most costly lost token, D to the worst\n"
-      "disagreement, F shows all, Ctrl+1..3 choose the layout, Ctrl+K lists every command.");
+      "Keys: arrows move, X swaps A and B, L goes to the most costly lost token, J to the head "
+      "where\n"
+      "A and B differ most, comma and period move through the run, Ctrl+F searches, F shows all\n"
+      "tokens, Ctrl+1..4 choose the layout, Ctrl+K lists every command, F1 every key.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -15,7 +15,10 @@ struct Options {
   std::vector<std::string> commands;
   BackendSize size;
   bool checks = false;
+  std::string find;  ///< text to search for and to go to
   std::string theme;
+  std::string font;
+  float scale = 0;  ///< of text and spacing; 0 = from the size of the picture or the monitor
   std::string backend = "auto";
 };
 

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "kvscope/scene/fate_map.h"
+#include "kvscope/scene/raster.h"
 
 namespace kvscope::gui {
 

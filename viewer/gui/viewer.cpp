@@ -1,115 +1,23 @@
 #include "viewer.h"
 
-#include <fmt/format.h>
-#include <imgui_internal.h>
-
 #include <algorithm>
-#include <cctype>
+#include <utility>
 
 #include "fonts.h"
 #include "kvscope/core/error.h"
-#include "kvscope/scene/commands.h"
-#include "kvscope/scene/palette.h"
+#include "kvscope/scene/texts.h"
+#include "panels.h"
+#include "png_file.h"
+#include "sidecar.h"
 
 namespace kvscope::gui {
 namespace {
 
 constexpr std::size_t undo_steps = 256;
-constexpr float header_height = 62;
-
-const std::vector<Panel>& panels() {
-  static const std::vector<Panel> list = {
-      {"Tokens", "explore", draw_strip},
-      {"Layer x token", "explore compare", draw_fate_map_a},
-      {"Layer x token: B", "compare", draw_fate_map_b},
-      {"A against B: difference", "compare", draw_difference},
-      {"Layer x head", "explore compare", draw_heads},
-      {"Why", "explore compare", draw_inspector},
-      {"A against B", "explore compare", draw_agreement},
-      {"Checks", "explore", draw_checks},
-      {"Methods", "explore", draw_summary},
-      {"Eigenvalues", "weights", draw_eigenvalues},
-      {"Effective rank by layer", "weights", draw_ranks},
-      {"Asymmetry of K and V", "weights", draw_asymmetry},
-      {"Effective rank by head", "weights", draw_head_grid},
-  };
-  return list;
-}
-
-/// "Ctrl+2", "X", "Right" as an ImGui key chord; 0 for none.
-ImGuiKeyChord chord_of(const std::string& text) {
-  std::string key = text;
-  ImGuiKeyChord chord = 0;
-  if (key.starts_with("Ctrl+")) {
-    chord = ImGuiMod_Ctrl;
-    key = key.substr(5);
-  }
-  if (key.size() == 1 && std::isalpha(static_cast<unsigned char>(key[0])) != 0) {
-    return chord | (ImGuiKey_A + (key[0] - 'A'));
-  }
-  if (key.size() == 1 && std::isdigit(static_cast<unsigned char>(key[0])) != 0) {
-    return chord | (ImGuiKey_0 + (key[0] - '0'));
-  }
-  const std::pair<const char*, ImGuiKey> named[] = {
-      {"Left", ImGuiKey_LeftArrow}, {"Right", ImGuiKey_RightArrow}, {"Up", ImGuiKey_UpArrow},
-      {"Down", ImGuiKey_DownArrow}, {"+", ImGuiKey_KeypadAdd},      {"-", ImGuiKey_Minus}};
-  for (const auto& [name, imgui_key] : named) {
-    if (key == name) {
-      return chord | imgui_key;
-    }
-  }
-  return 0;
-}
-
-struct Split {
-  ImGuiID first;
-  ImGuiID rest;
-};
-
-Split split(ImGuiID node, ImGuiDir side, float share) {
-  Split result{};
-  ImGui::DockBuilderSplitNode(node, side, share, &result.first, &result.rest);
-  return result;
-}
-
-void dock_explore(ImGuiID root) {
-  const Split right = split(root, ImGuiDir_Right, 0.34f);
-  const Split strip = split(right.rest, ImGuiDir_Up, 0.44f);
-  const Split checks = split(strip.rest, ImGuiDir_Down, 0.34f);
-  const Split why = split(right.first, ImGuiDir_Up, 0.52f);
-  ImGui::DockBuilderDockWindow("Tokens", strip.first);
-  ImGui::DockBuilderDockWindow("Layer x token", checks.rest);
-  ImGui::DockBuilderDockWindow("Methods", checks.first);
-  ImGui::DockBuilderDockWindow("Why", why.first);
-  const Split heads = split(why.rest, ImGuiDir_Up, 0.56f);
-  ImGui::DockBuilderDockWindow("Layer x head", heads.first);
-  ImGui::DockBuilderDockWindow("A against B", heads.rest);
-  ImGui::DockBuilderDockWindow("Checks", heads.rest);
-}
-
-void dock_compare(ImGuiID root) {
-  const Split right = split(root, ImGuiDir_Right, 0.34f);
-  const Split top = split(right.rest, ImGuiDir_Up, 0.36f);
-  const Split middle = split(top.rest, ImGuiDir_Up, 0.5f);
-  ImGui::DockBuilderDockWindow("Layer x token", top.first);
-  ImGui::DockBuilderDockWindow("Layer x token: B", middle.first);
-  ImGui::DockBuilderDockWindow("A against B: difference", middle.rest);
-  const Split agreement = split(right.first, ImGuiDir_Up, 0.3f);
-  const Split heads = split(agreement.rest, ImGuiDir_Up, 0.45f);
-  ImGui::DockBuilderDockWindow("A against B", agreement.first);
-  ImGui::DockBuilderDockWindow("Layer x head", heads.first);
-  ImGui::DockBuilderDockWindow("Why", heads.rest);
-}
-
-void dock_weights(ImGuiID root) {
-  const Split left = split(root, ImGuiDir_Left, 0.5f);
-  const Split upper_left = split(left.first, ImGuiDir_Up, 0.5f);
-  const Split upper_right = split(left.rest, ImGuiDir_Up, 0.5f);
-  ImGui::DockBuilderDockWindow("Eigenvalues", upper_left.first);
-  ImGui::DockBuilderDockWindow("Effective rank by layer", upper_left.rest);
-  ImGui::DockBuilderDockWindow("Asymmetry of K and V", upper_right.first);
-  ImGui::DockBuilderDockWindow("Effective rank by head", upper_right.rest);
-}
+constexpr double wheel_gesture_seconds = 0.3;
+constexpr double play_seconds = 0.25;
+constexpr float least_scale = 0.6f;
+constexpr float most_scale = 4;
 
 }  // namespace
 
@@ -117,31 +25,112 @@ ImU32 to_imgui(Colour colour, float alpha) {
   return IM_COL32(colour.r, colour.g, colour.b, static_cast<int>(alpha * 255));
 }
 
-Viewer::Viewer(Scene scene, State state, Backend& backend)
+Viewer::Viewer(Scene scene, State state, Backend& backend, float scale, std::string sidecar)
     : scene_(std::move(scene)),
       state_(clamped(std::move(state), scene_.limits())),
-      backend_(backend) {}
+      backend_(backend),
+      sidecar_(std::move(sidecar)),
+      bookmarks_(load_bookmarks(sidecar_, scene_.capture.capture_hash)),
+      scale_(std::clamp(scale, least_scale, most_scale)) {}
+
+Ui Viewer::ui(State& wanted) {
+  return {scene_, state_, wanted, backend_, caches_, bookmarks_, command_, state_.theme != "light",
+          scale_};
+}
+
+bool Viewer::in_gesture() const {
+  return ImGui::IsAnyMouseDown() || ImGui::IsAnyItemActive() ||
+         ImGui::GetTime() - wheel_time_ < wheel_gesture_seconds;
+}
 
 void Viewer::set_state(const State& state) {
   const State next = clamped(state, scene_.limits());
   if (next == state_) {
     return;
   }
-  history_.push_back(state_);
-  if (history_.size() > undo_steps) {
-    history_.erase(history_.begin());
+  if (!gesture_) {
+    past_.push_back(state_);
+    if (past_.size() > undo_steps) {
+      past_.erase(past_.begin());
+    }
   }
+  gesture_ = in_gesture();
+  future_.clear();
   state_ = next;
 }
 
-void Viewer::run(const std::string& command) {
-  set_state(run_command(command, scene_, state_));
+void Viewer::run(const std::string& id) {
+  const Command& entry = command(id);
+  gesture_ = false;
+  set_state(run_command(id, scene_, state_));
+  gesture_ = false;
+  perform(entry.effect);
 }
 
 void Viewer::undo() {
-  if (!history_.empty()) {
-    state_ = history_.back();
-    history_.pop_back();
+  if (!past_.empty()) {
+    future_.push_back(state_);
+    state_ = past_.back();
+    past_.pop_back();
+  }
+}
+
+void Viewer::redo() {
+  if (!future_.empty()) {
+    past_.push_back(state_);
+    state_ = future_.back();
+    future_.pop_back();
+  }
+}
+
+void Viewer::perform(Effect effect) {
+  try {
+    switch (effect) {
+      case Effect::undo:
+        return undo();
+      case Effect::redo:
+        return redo();
+      case Effect::palette:
+        palette_open_ = true;
+        return;
+      case Effect::help:
+        help_open_ = true;
+        return;
+      case Effect::find:
+        caches_.focus_search = true;
+        return;
+      case Effect::play:
+        playing_ = !playing_;
+        return;
+      case Effect::copy_link:
+        ImGui::SetClipboardText(to_link(state_).c_str());
+        return say("link copied");
+      case Effect::copy_value:
+        ImGui::SetClipboardText(inspection_text(scene_, state_).c_str());
+        return say("copied what the inspector says");
+      case Effect::bookmark:
+        bookmarks_.push_back({place_title(scene_, state_), "", state_});
+        return say(save_bookmarks(sidecar_, bookmarks_, scene_.capture.capture_hash));
+      case Effect::export_csv:
+        return say(save_export("csv", export_csv(scene_, state_)));
+      case Effect::export_png: {
+        const std::string path = free_name("png");
+        write_png(path, backend_.read_back());
+        return say(path);
+      }
+      case Effect::larger:
+      case Effect::smaller:
+        scale_ = std::clamp(scale_ * (effect == Effect::larger ? 1.1f : 1 / 1.1f), least_scale,
+                            most_scale);
+        return;
+      case Effect::quit:
+        quit_ = true;
+        return;
+      default:
+        return;
+    }
+  } catch (const Error& error) {
+    say("error: " + error.message());
   }
 }
 
@@ -149,87 +138,48 @@ void Viewer::keys() {
   if (ImGui::GetIO().WantTextInput) {
     return;
   }
-  if (ImGui::IsKeyChordPressed(ImGuiMod_Ctrl | ImGuiKey_K)) {
-    palette_open_ = true;
-  }
-  if (ImGui::IsKeyChordPressed(ImGuiMod_Ctrl | ImGuiKey_Z)) {
-    undo();
-  }
-  if (ImGui::IsKeyChordPressed(ImGuiMod_Ctrl | ImGuiKey_C)) {
-    ImGui::SetClipboardText(to_link(state_).c_str());
-    message_ = "link copied";
-  }
-  for (const Command& command : commands()) {
-    const ImGuiKeyChord chord = chord_of(command.key);
+  for (const Command& entry : commands()) {
+    const ImGuiKeyChord chord = chord_of(entry.key);
     if (chord != 0 && ImGui::IsKeyChordPressed(chord)) {
-      run(command.id);
+      command_ = entry.id;
     }
   }
 }
 
-void Viewer::palette() {
-  if (palette_open_) {
-    ImGui::OpenPopup("Commands");
-    palette_open_ = false;
-    palette_text_[0] = '\0';
-  }
-  ImGui::SetNextWindowSize(ImVec2(460, 420));
-  if (!ImGui::BeginPopup("Commands")) {
+void Viewer::play() {
+  if (!playing_ || ImGui::GetTime() - play_time_ < play_seconds) {
     return;
   }
-  if (ImGui::IsWindowAppearing()) {
-    ImGui::SetKeyboardFocusHere();
-  }
-  ImGui::SetNextItemWidth(-1);
-  const bool enter =
-      ImGui::InputTextWithHint("##search", "type to search", palette_text_, sizeof palette_text_,
-                               ImGuiInputTextFlags_EnterReturnsTrue);
-  std::string needle = palette_text_;
-  std::transform(needle.begin(), needle.end(), needle.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  bool first = true;
-  for (const Command& command : commands()) {
-    std::string title = command.title;
-    std::transform(title.begin(), title.end(), title.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    if (title.find(needle) == std::string::npos) {
-      continue;
-    }
-    const bool chosen = ImGui::Selectable(command.title.c_str());
-    ImGui::SameLine(360);
-    ImGui::TextDisabled("%s", command.key.c_str());
-    if (chosen || (enter && first)) {
-      run(command.id);
-      ImGui::CloseCurrentPopup();
-      break;
-    }
-    first = false;
-  }
-  ImGui::EndPopup();
+  play_time_ = ImGui::GetTime();
+  const bool at_end = state_.seen < 0;
+  run(at_end ? "first_moment" : "step_on");
+  playing_ = state_.seen >= 0;
 }
 
 void Viewer::header() {
   const ImGuiViewport* viewport = ImGui::GetMainViewport();
   ImGui::SetNextWindowPos(viewport->WorkPos);
-  ImGui::SetNextWindowSize(ImVec2(viewport->WorkSize.x, header_height));
+  ImGui::SetNextWindowSize(ImVec2(viewport->WorkSize.x, 0));
   ImGui::Begin("kvscope", nullptr,
                ImGuiWindowFlags_NoDecoration | ImGuiWindowFlags_NoMove |
                    ImGuiWindowFlags_NoDocking | ImGuiWindowFlags_NoSavedSettings |
-                   ImGuiWindowFlags_NoBringToFrontOnFocus);
-  const std::string model = !scene_.capture.model_name.empty() ? scene_.capture.model_name
-                            : scene_.spectrum                  ? scene_.spectrum->model_name
-                                                               : std::string();
-  ImGui::TextUnformatted(fmt::format("{}   {} layers, {} query heads, {} KV heads   {} tokens",
-                                     model, scene_.capture.shape.layers,
-                                     scene_.capture.shape.query_heads, scene_.kv_heads(),
-                                     scene_.token_count())
-                             .c_str());
-  ImGui::SameLine(viewport->WorkSize.x - 330);
-  ImGui::TextDisabled(
-      "%s", message_.empty() ? "Ctrl+K commands   Ctrl+C copies a link" : message_.c_str());
+                   ImGuiWindowFlags_NoBringToFrontOnFocus | ImGuiWindowFlags_AlwaysAutoResize);
+  ImGui::TextUnformatted(headline(scene_).c_str());
+  const std::string hint =
+      message_.empty() ? "Ctrl+K commands    F1 keys    Ctrl+Shift+C link" : message_;
+  const float width = ImGui::CalcTextSize(hint.c_str()).x;
+  const float room = ImGui::GetWindowWidth() - ImGui::GetStyle().WindowPadding.x;
+  const float used = ImGui::GetItemRectMax().x - ImGui::GetWindowPos().x;
+  if (used + width + ImGui::GetFontSize() < room) {
+    ImGui::SameLine(room - width);
+    ImGui::TextDisabled("%s", hint.c_str());
+  } else if (!message_.empty()) {
+    ImGui::TextDisabled("%s", message_.c_str());
+  }
   State wanted = state_;
-  Ui ui{scene_, state_, wanted, backend_, state_.theme != "light"};
-  draw_selection(ui);
+  Ui bar = ui(wanted);
+  draw_selection(bar);
+  header_height_ = ImGui::GetWindowHeight();
   ImGui::End();
   set_state(wanted);
 }
@@ -237,8 +187,8 @@ void Viewer::header() {
 void Viewer::dock() {
   const ImGuiViewport* viewport = ImGui::GetMainViewport();
   const ImGuiID root = ImGui::GetID("kvscope.dock");
-  ImGui::SetNextWindowPos(ImVec2(viewport->WorkPos.x, viewport->WorkPos.y + header_height));
-  const ImVec2 size(viewport->WorkSize.x, viewport->WorkSize.y - header_height);
+  ImGui::SetNextWindowPos(ImVec2(viewport->WorkPos.x, viewport->WorkPos.y + header_height_));
+  const ImVec2 size(viewport->WorkSize.x, viewport->WorkSize.y - header_height_);
   ImGui::SetNextWindowSize(size);
   ImGui::PushStyleVar(ImGuiStyleVar_WindowPadding, ImVec2(0, 0));
   ImGui::Begin("##dock", nullptr,
@@ -246,45 +196,46 @@ void Viewer::dock() {
                    ImGuiWindowFlags_NoDocking | ImGuiWindowFlags_NoSavedSettings |
                    ImGuiWindowFlags_NoBringToFrontOnFocus | ImGuiWindowFlags_NoNavFocus);
   ImGui::PopStyleVar();
-  if (docked_layout_ != state_.layout) {
+  if (docked_layout_ != state_.layout && header_height_ > 0) {
     docked_layout_ = state_.layout;
-    ImGui::DockBuilderRemoveNode(root);
-    ImGui::DockBuilderAddNode(root, ImGuiDockNodeFlags_DockSpace);
-    ImGui::DockBuilderSetNodeSize(root, size);
-    if (state_.layout == "compare") {
-      dock_compare(root);
-    } else if (state_.layout == "weights") {
-      dock_weights(root);
-    } else {
-      dock_explore(root);
-    }
-    ImGui::DockBuilderFinish(root);
+    dock_panels(root, state_.layout, size);
   }
   ImGui::DockSpace(root);
   ImGui::End();
 }
 
 void Viewer::frame() {
-  if (theme_ != state_.theme) {
+  if (theme_ != state_.theme || applied_scale_ != scale_) {
     theme_ = state_.theme;
-    apply_theme(theme_);
+    applied_scale_ = scale_;
+    apply_theme(theme_, scale_);
   }
+  if (ImGui::GetIO().MouseWheel != 0) {
+    wheel_time_ = ImGui::GetTime();
+  }
+  gesture_ = gesture_ && in_gesture();
   keys();
+  play();
   header();
   dock();
   State wanted = state_;
-  Ui ui{scene_, state_, wanted, backend_, state_.theme != "light"};
+  Ui context = ui(wanted);
   for (const Panel& panel : panels()) {
-    if (panel.layout.find(state_.layout) == std::string::npos) {
+    if (std::string_view(panel.layout).find(state_.layout) == std::string_view::npos) {
       continue;
     }
-    if (ImGui::Begin(panel.title, nullptr, ImGuiWindowFlags_NoCollapse)) {
-      panel.draw(ui);
+    if (ImGui::Begin(panel.title, nullptr,
+                     ImGuiWindowFlags_NoCollapse | ImGuiWindowFlags_NoFocusOnAppearing)) {
+      panel.draw(context);
     }
     ImGui::End();
   }
   set_state(wanted);
   palette();
+  help();
+  if (!command_.empty()) {
+    run(std::exchange(command_, {}));
+  }
 }
 
 }  // namespace kvscope::gui

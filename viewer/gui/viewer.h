@@ -1,74 +1,104 @@
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
 #include "backend.h"
+#include "caches.h"
+#include "kvscope/scene/bookmarks.h"
+#include "kvscope/scene/commands.h"
 #include "kvscope/scene/palette.h"
 #include "kvscope/scene/scene.h"
 
 namespace kvscope::gui {
 
-/// What a panel may use: the scene, the state it shows, and where it puts the state a click asks
-/// for.
+/// What a panel may use: the scene, the state it shows, and where it puts what a click asks for.
 struct Ui {
   const Scene& scene;
   const State& state;  ///< of this frame
   State& wanted;       ///< becomes the state of the next frame
   Backend& backend;
+  Caches& caches;
+  std::vector<Bookmark>& bookmarks;
+  std::string& command;  ///< id of a command to run after this frame
   bool dark = true;
+  float em = 1;  ///< pixels of a length that is 1 at the usual text size of 15
+
+  float px(float length) const { return em * length; }
 };
+
+/// What the state's query finds, looked up once.
+const SearchResult& found_matches(Ui& ui);
 
 /// One panel: a window that draws its content and nothing else. Registered in one list
-/// (viewer.cpp).
+/// (panels.cpp).
 struct Panel {
   const char* title;
-  std::string layout;  ///< in which layouts it shows, e.g. "explore compare"
+  const char* layout;  ///< in which layouts it shows, e.g. "explore compare"
   void (*draw)(Ui& ui);
 };
+const std::vector<Panel>& panels();
 
-void draw_selection(Ui& ui);
-void draw_strip(Ui& ui);
-void draw_fate_map_a(Ui& ui);
-void draw_fate_map_b(Ui& ui);
-void draw_difference(Ui& ui);
-void draw_heads(Ui& ui);
-void draw_inspector(Ui& ui);
-void draw_agreement(Ui& ui);
-void draw_checks(Ui& ui);
-void draw_summary(Ui& ui);
-void draw_eigenvalues(Ui& ui);
-void draw_ranks(Ui& ui);
-void draw_asymmetry(Ui& ui);
-void draw_head_grid(Ui& ui);
+/// Arranges the panels of a layout inside the dock space `root`.
+void dock_panels(ImGuiID root, const std::string& layout, ImVec2 size);
+
+/// "Ctrl+2", "X", "Shift+F3" as an ImGui key chord; 0 for none.
+ImGuiKeyChord chord_of(const std::string& text);
 
 /// The program behind every back end: state, undo, keys, palette, layout and panels.
 class Viewer {
  public:
-  Viewer(Scene scene, State state, Backend& backend);
+  /// `sidecar`: file of the bookmarks; empty = they are not kept. Throws Error{corrupt_file |
+  /// usage} if that file exists and is not theirs.
+  Viewer(Scene scene, State state, Backend& backend, float scale = 1, std::string sidecar = {});
 
   /// Records one frame of ImGui between the back end's begin_frame and end_frame.
   void frame();
   const State& state() const { return state_; }
+  const Scene& scene() const { return scene_; }
+  const std::string& message() const { return message_; }
+  float scale() const { return scale_; }
+  bool wants_to_quit() const { return quit_; }
   void set_state(const State& state);
-  void run(const std::string& command);
+  /// Runs a command of the table by its id.
+  void run(const std::string& id);
   void undo();
+  void redo();
+  void say(const std::string& message) { message_ = message; }
 
  private:
+  void perform(Effect effect);
   void keys();
   void palette();
+  void help();
   void dock();
   void header();
+  void play();
+  Ui ui(State& wanted);
+  bool in_gesture() const;
 
   Scene scene_;
   State state_;
   Backend& backend_;
-  std::vector<State> history_;
+  Caches caches_;
+  std::string sidecar_;
+  std::vector<Bookmark> bookmarks_;
+  std::vector<State> past_;
+  std::vector<State> future_;
   std::string docked_layout_;
   std::string theme_;
   std::string message_;
+  std::string command_;
+  float scale_;
+  float header_height_ = 0;
+  float applied_scale_ = 0;
+  double wheel_time_ = -1;  ///< of the last turn of the wheel
+  double play_time_ = 0;
+  bool gesture_ = false;  ///< the last undo step is still being made
+  bool playing_ = false;
   bool palette_open_ = false;
+  bool help_open_ = false;
+  bool quit_ = false;
   char palette_text_[64] = "";
 };
 

@@ -2,11 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "kvscope/core/error.h"
 #include "kvscope/report/formats.h"
+#include "text_table.h"
 
 namespace kvscope {
 namespace {
+
+constexpr double comparable_memory = 0.05;
 
 std::int64_t bytes_of(const std::string& dtype) {
   const bool half = dtype == "bfloat16" || dtype == "float16" || dtype == "bf16" ||
@@ -41,6 +46,34 @@ std::optional<ReportAnswer> answer_of(const ReportInput& input, const Decision& 
   return std::nullopt;
 }
 
+/// Whether all methods hold as much on average, and if not, who holds least and most.
+std::string memory_sentence(const std::vector<ReportMethod>& methods) {
+  if (methods.size() < 2) {
+    return "";
+  }
+  const auto [least, most] = std::minmax_element(
+      methods.begin(), methods.end(),
+      [](const ReportMethod& a, const ReportMethod& b) { return a.mean_bytes < b.mean_bytes; });
+  const double apart = most->mean_bytes > 0
+                           ? static_cast<double>(most->mean_bytes - least->mean_bytes) /
+                                 static_cast<double>(most->mean_bytes)
+                           : 0;
+  if (apart <= comparable_memory) {
+    return fmt::format(
+        "Matched memory: the methods' mean caches lie within {:.1f} % of each other.", 100 * apart);
+  }
+  const auto name = [&](const ReportMethod& method) {
+    return report::short_name(static_cast<int>(&method - methods.data()), method.method,
+                              method.keep);
+  };
+  return fmt::format(
+      "Memory is not matched: mean caches range from {} ({}) to {} ({}). Methods more than {:.0f} "
+      "% "
+      "apart are not compared.",
+      report::bytes_text(least->mean_bytes), name(*least), report::bytes_text(most->mean_bytes),
+      name(*most), 100 * comparable_memory);
+}
+
 }  // namespace
 
 Report build_report(const ReportInput& input) {
@@ -73,6 +106,8 @@ Report build_report(const ReportInput& input) {
       }
     }
   }
+  report.any_memory = input.any_memory;
+  report.memory = memory_sentence(report.methods);
   for (const std::string& needle : input.find) {
     report.found.push_back(report::follow(needle, input.tokens, input.decisions));
   }

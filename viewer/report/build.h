@@ -20,4 +20,8 @@ ReportMethod count_method(const Decision& decision, const TokenTable& tokens,
 FoundText follow(const std::string& needle, const TokenTable& tokens,
                  const std::vector<Decision>& decisions);
 
+/// Where a token was lost, runs of alike layers together: "L0-17 all; L18 h0,1; L21 h1 (E)". The
+/// fates stand once where they are all one, else with each place.
+std::string lost_places(const FoundToken& token, int kv_heads);
+
 }  // namespace kvscope::report

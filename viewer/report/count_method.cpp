@@ -5,6 +5,8 @@
 
 #include "build.h"
 #include "kvscope/report/formats.h"
+#include "kvscope/scene/inspector.h"
+#include "kvscope/scene/moment.h"
 
 namespace kvscope::report {
 namespace {
@@ -122,6 +124,7 @@ LostToken lost_token(const Decision& decision, const ReportMethod& method, const
   const FateCounts& fates = method.token_fates[static_cast<std::size_t>(token)];
   lost.heads = static_cast<int>(fates.total());
   lost.lost_heads = static_cast<int>(fates.removed());
+  int worst_row = -1;
   for (std::size_t cell = static_cast<std::size_t>(token); cell < method.layer_letters.size();
        cell += count) {
     const auto error = static_cast<double>(decision.metrics.lost_error[cell]);
@@ -132,7 +135,11 @@ LostToken lost_token(const Decision& decision, const ReportMethod& method, const
       lost.layer = decision.layers[place / heads].layer;
       lost.kv_head = static_cast<int>(place % heads);
       lost.fate = method.layer_letters[cell];
+      worst_row = static_cast<int>(place / heads);
     }
+  }
+  if (worst_row >= 0) {
+    lost.why = why_text(why_row(decision, worst_row, lost.kv_head, token, lost.fate));
   }
   const Surroundings text = surroundings(tokens, token, token + 1, 6);
   lost.before = text.before;
@@ -193,6 +200,15 @@ ReportMethod count_method(const Decision& decision, const TokenTable& tokens,
   method.held_slots = method.fates.total.holding();
   method.held_bytes = method.held_slots * slot_bytes;
   method.full_bytes = method.fates.total.total() * slot_bytes;
+  const CacheUse use = cache_use(decision);
+  method.first_bytes = use.first_slots * slot_bytes;
+  method.peak_bytes = use.peak_slots * slot_bytes;
+  method.mean_bytes = std::llround(use.mean_slots * static_cast<double>(slot_bytes));
+  const FateCounts& total = method.fates.total;
+  method.gone_share = total.total() > 0 ? static_cast<double>(total.evicted + total.dropped) /
+                                              static_cast<double>(total.total())
+                                        : 0;
+  method.classes = class_shares(tokens, decision);
   fill_cost(decision, method);
   fill_layers(decision, method);
   fill_tokens(decision, method);

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "build.h"
@@ -55,13 +57,49 @@ FoundFate follow_fate(const Decision& decision, const TokenTable& tokens, int fi
     fate.whole_heads = 0;
     return fate;
   }
-  const bool gone = std::any_of(fate.tokens.begin(), fate.tokens.end(),
-                                [](const FoundToken& token) { return token.held == 0; });
-  fate.verdict = gone ? "lost" : fate.whole_heads == fate.heads ? "kept whole" : "kept in part";
+  bool gone = false;
+  bool folded = true;  // what has no slot anywhere lives on in others
+  for (const FoundToken& token : fate.tokens) {
+    gone = gone || token.held == 0;
+    for (const FoundToken::Loss& loss : token.lost) {
+      folded = folded && loss.letters.find_first_not_of('M') == std::string::npos;
+    }
+  }
+  fate.verdict = gone                             ? (folded ? "merged away" : "lost")
+                 : fate.whole_heads == fate.heads ? "kept whole"
+                                                  : "kept in part";
   return fate;
 }
 
 }  // namespace
+
+std::string lost_places(const FoundToken& token, int kv_heads) {
+  std::string letters;
+  for (const FoundToken::Loss& loss : token.lost) {
+    letters += loss.letters;
+  }
+  if (letters.empty()) {
+    return "";
+  }
+  const bool one_fate = letters.find_first_not_of(letters.front()) == std::string::npos;
+  std::string text;
+  for (std::size_t first = 0; first < token.lost.size();) {
+    const FoundToken::Loss& loss = token.lost[first];
+    std::size_t last = first + 1;
+    while (last < token.lost.size() && token.lost[last].layer == token.lost[last - 1].layer + 1 &&
+           token.lost[last].kv_heads == loss.kv_heads && token.lost[last].letters == loss.letters) {
+      ++last;
+    }
+    text += text.empty() ? "" : "; ";
+    text += last - first > 1 ? fmt::format("L{}-{}", loss.layer, token.lost[last - 1].layer)
+                             : fmt::format("L{}", loss.layer);
+    text += static_cast<int>(loss.kv_heads.size()) == kv_heads ? " all"
+                                                               : " " + head_list(loss.kv_heads);
+    text += one_fate ? "" : " " + loss.letters;
+    first = last;
+  }
+  return one_fate ? fmt::format("{} ({})", text, letters.front()) : text;
+}
 
 FoundText follow(const std::string& needle, const TokenTable& tokens,
                  const std::vector<Decision>& decisions) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "build.h"
 #include "html_parts.h"
 #include "kvscope/report/formats.h"
 #include "printable.h"
@@ -35,8 +36,8 @@ class HtmlReport {
         capture.shape.layers, capture.shape.query_heads, capture.shape.kv_heads,
         capture.shape.head_dim, grouped(static_cast<std::int64_t>(report_.tokens.size())),
         profile_name(capture.profile), html_escape(capture.path));
-    html += budgets() + found() + fates() + costs() + agreement() + lost() + checks() + layers() +
-            texts();
+    html += found() + budgets() + fates() + costs() + classes() + agreement() + lost() + checks() +
+            layers() + texts();
     return html + fmt::format("<script>{}</script></body></html>\n", report::page_script());
   }
 
@@ -45,7 +46,7 @@ class HtmlReport {
 
   std::string name(int index) const {
     const ReportMethod& method = report_.methods[static_cast<std::size_t>(index)];
-    return html_escape(report::short_name(index, method.preset, method.keep));
+    return html_escape(report::short_name(index, method.method, method.keep));
   }
 
   template <typename Visit>
@@ -67,16 +68,21 @@ class HtmlReport {
                       html_escape(m.keep), grouped(m.asked_slots), grouped(m.granted_slots),
                       grouped(m.held_slots), percent(m.fates.total.kept_share()),
                       grouped(m.least_granted_layer) + "–" + grouped(m.most_granted_layer),
-                      bytes_text(m.held_bytes)});
+                      bytes_text(m.mean_bytes), bytes_text(m.peak_bytes)});
     });
     return section(
-        "Budgets",
+        "Budgets and memory",
         "Slots: one per KV head and token. “Replayed, exact”: decided on the full cache's capture, "
         "equal to a live run; “replayed, approximate”: a live run would have computed other hidden "
-        "states.",
+        "states. Mean and peak cache: keys and values from the first cut on. " +
+            (report_.methods.empty() ? std::string()
+                                     : "Before it: " + bytes_text(report_.methods[0].first_bytes) +
+                                           "; uncompressed at the end: " +
+                                           bytes_text(report_.methods[0].full_bytes) + ". ") +
+            "<b>" + html_escape(report_.memory) + "</b>",
         html_table({"", "method", "run", "keep", "asked", "granted", "held", "held %", "per layer",
-                    "cache"},
-                   "llllrrrrrr", rows));
+                    "mean cache", "peak"},
+                   "llllrrrrrrr", rows));
   }
 
   std::string fates() const {
@@ -88,7 +94,8 @@ class HtmlReport {
       alignment += 'r';
     }
     headings.emplace_back("D of lost");
-    alignment += 'r';
+    headings.emplace_back("gone");
+    alignment += "rr";
     std::string maps;
     each([&](int i, const ReportMethod& m) {
       std::vector<std::string> row = {name(i), m.origin};
@@ -96,15 +103,18 @@ class HtmlReport {
         row.push_back(grouped(m.fates.total.of(letter)));
       }
       row.push_back(percent(m.fates.total.dropped_share()));
+      row.push_back(percent(m.gone_share));
       rows.push_back(row);
       maps += fmt::format("<h3>{} <span class=\"note\">{}</span></h3>\n", name(i), m.origin) +
               report::fate_map(report_, m);
     });
-    return section("Fates",
-                   "KV heads × tokens. In the maps each row is one KV head, layers from the top; "
-                   "brackets mark "
-                   "the text searched for. D: removed by a merge that folded it into nothing.",
-                   html_table(headings, alignment, rows) + report::fate_legend(report_) + maps);
+    return section(
+        "Fates",
+        "KV heads × tokens. In the maps each row is one KV head, layers from the top; "
+        "brackets mark "
+        "the text searched for. D: removed by a merge that folded it into nothing. Gone: E and D, "
+        "whose content is in no slot.",
+        html_table(headings, alignment, rows) + report::fate_legend(report_) + maps);
   }
 
   std::string costs() const {
@@ -128,6 +138,31 @@ class HtmlReport {
                    "llrrlrrll", rows));
   }
 
+  std::string classes() const {
+    if (report_.methods.empty()) {
+      return "";
+    }
+    const auto& first = report_.methods.front().classes;
+    std::vector<std::string> headings = {"method", "run"};
+    std::vector<std::string> of_text = {"share of the text", ""};
+    std::string alignment = "ll";
+    for (std::size_t kind = 0; kind < first.size(); ++kind) {
+      headings.emplace_back(token_class_name(static_cast<TokenClass>(kind)));
+      of_text.push_back(percent(first[kind].of_text));
+      alignment += 'r';
+    }
+    Rows rows = {of_text};
+    each([&](int i, const ReportMethod& m) {
+      std::vector<std::string> row = {name(i), m.origin};
+      for (const ClassShare& share : m.classes) {
+        row.push_back(percent(share.of_slots));
+      }
+      rows.push_back(row);
+    });
+    return section("What the budget buys", "Share of the held slots by class of token.",
+                   html_table(headings, alignment, rows));
+  }
+
   std::string agreement() const {
     if (report_.pairs.empty()) {
       return "";
@@ -137,7 +172,7 @@ class HtmlReport {
       const ReportMethod& a = report_.methods[static_cast<std::size_t>(pair.a)];
       const ReportMethod& b = report_.methods[static_cast<std::size_t>(pair.b)];
       const Agreement& agreed = pair.agreement;
-      const bool shown = agreed.comparable() && !agreed.head.empty();
+      const bool shown = (report_.any_memory || agreed.comparable()) && !agreed.head.empty();
       rows.push_back(
           {name(pair.a), a.origin, name(pair.b), b.origin,
            shown ? number(agreed.total.jaccard(), 3) : "–",
@@ -148,10 +183,9 @@ class HtmlReport {
                  : "–",
            agreed.remark()});
     }
-    return section(
-        "Agreement", "Cells that hold a slot in both, over cells that do in either.",
-        html_table({"method", "run", "method", "run", "Jaccard", "worst head", "budgets"},
-                   "llllrll", rows));
+    return section("Agreement", "Cells that hold a slot in both, over cells that do in either.",
+                   html_table({"method", "run", "method", "run", "Jaccard", "worst head", "memory"},
+                              "llllrll", rows));
   }
 
   std::string lost() const {
@@ -163,7 +197,8 @@ class HtmlReport {
                         fmt::format("{} L{} h{}", token.fate, token.layer, token.kv_head),
                         fmt::format("{}/{}", token.lost_heads, token.heads),
                         fmt::format("<code>{}<b>{}</b>{}</code>", html_escape(token.before),
-                                    html_escape(token.text), html_escape(token.after))});
+                                    html_escape(token.text), html_escape(token.after)),
+                        html_escape(token.why)});
       }
     });
     return rows.empty()
@@ -172,8 +207,9 @@ class HtmlReport {
                      "Costliest lost tokens",
                      "Error of losing the token alone, summed over layers and KV heads, and the "
                      "place that lost most.",
-                     html_table({"method", "run", "token", "error", "worst at", "lost in", "text"},
-                                "llrrlrl", rows));
+                     html_table(
+                         {"method", "run", "token", "error", "worst at", "lost in", "text", "why"},
+                         "llrrlrll", rows));
   }
 
   std::string checks() const {
@@ -237,16 +273,13 @@ class HtmlReport {
   }
 
   std::string losses(const FoundFate& fate) const {
+    const ReportMethod& m = report_.methods[static_cast<std::size_t>(fate.method)];
     Rows rows;
     for (const FoundToken& token : fate.tokens) {
-      std::string places;
-      for (const FoundToken::Loss& loss : token.lost) {
-        places += fmt::format("{}L{} {} {}", places.empty() ? "" : "; ", loss.layer,
-                              head_list(loss.kv_heads), loss.letters);
-      }
       rows.push_back({fmt::format("{}", token.token),
                       "<code>" + html_escape(token.text) + "</code>",
-                      fmt::format("{}/{}", token.held, token.heads), places});
+                      fmt::format("{}/{}", token.held, token.heads),
+                      report::lost_places(token, m.fates.kv_heads)});
     }
     return "<details><summary>layers and heads that lost it</summary>" +
            html_table({"token", "text", "held", "lost in (KV heads, fates)"}, "rlrl", rows) +

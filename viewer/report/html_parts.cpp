@@ -72,7 +72,7 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}h3{font-size:1rem}
 table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{cursor:pointer;background:var(--soft);position:sticky;top:0}
-.r{text-align:right;font-variant-numeric:tabular-nums}
+.r{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td:nth-child(-n+2){white-space:nowrap}
 code,.strip{font-family:ui-monospace,monospace;font-size:.9em}
 .strip{line-height:1.9;overflow-wrap:anywhere;white-space:pre-wrap}
 .strip i{font-style:normal;border-radius:2px}
@@ -124,7 +124,7 @@ std::string fate_legend(const Report& report) {
   for (const char letter : fate_order) {
     if (all.of(letter) > 0) {
       html += fmt::format("<span class=\"key\"><b style=\"background:{}\"></b>{} {}</span>",
-                          hex(fate_colour(letter)), letter, fate_name(letter));
+                          hex(fate_colour(letter, false)), letter, fate_name(letter));
     }
   }
   return html + "</p>\n";
@@ -137,9 +137,9 @@ std::string fate_map(const Report& report, const ReportMethod& method) {
   const Pixels pixels = map_pixels(method);
   std::vector<Colour> palette;
   for (const char letter : severity) {
-    palette.push_back(fate_colour(letter));
+    palette.push_back(fate_colour(letter, false));
   }
-  palette.push_back(fate_colour('?'));
+  palette.push_back(fate_colour('?', false));
   const std::string png = base64(palette_png(pixels.rank, pixels.width, pixels.height, palette));
   constexpr double left = 34;
   constexpr double top = 8;

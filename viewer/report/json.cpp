@@ -101,6 +101,7 @@ Json lost(const ReportMethod& method) {
                      {"kv_head", token.kv_head},
                      {"worst_error", real(token.worst_error)},
                      {"fate", std::string(1, token.fate)},
+                     {"why", token.why},
                      {"lost_heads", token.lost_heads},
                      {"heads", token.heads}});
   }
@@ -119,6 +120,19 @@ Json checks(const ReportMethod& method) {
                      {"token", finding.token}});
   }
   return array;
+}
+
+Json classes(const ReportMethod& method) {
+  Json object = Json::object();
+  for (std::size_t kind = 0; kind < method.classes.size(); ++kind) {
+    const ClassShare& share = method.classes[kind];
+    object[token_class_name(static_cast<TokenClass>(kind))] = {{"tokens", share.tokens},
+                                                               {"slots", share.slots},
+                                                               {"of_text", share.of_text},
+                                                               {"of_slots", share.of_slots},
+                                                               {"kept", share.kept}};
+  }
+  return object;
 }
 
 Json answer(const ReportMethod& method) {
@@ -149,6 +163,11 @@ Json method(const ReportMethod& method) {
           {"held_slots", method.held_slots},
           {"held_bytes", method.held_bytes},
           {"full_bytes", method.full_bytes},
+          {"first_bytes", method.first_bytes},
+          {"mean_bytes", method.mean_bytes},
+          {"peak_bytes", method.peak_bytes},
+          {"gone_share", method.gone_share},
+          {"token_classes", classes(method)},
           {"least_granted_layer", method.least_granted_layer},
           {"most_granted_layer", method.most_granted_layer},
           {"kept_share", method.fates.total.kept_share()},
@@ -221,6 +240,7 @@ std::string to_json(const Report& report) {
   root["format"] = "kvscope.report";
   root["version"] = 1;
   root["capture"] = capture(report);
+  root["memory"] = report.memory;
   root["methods"] = Json::array();
   for (const ReportMethod& entry : report.methods) {
     root["methods"].push_back(method(entry));

@@ -9,29 +9,8 @@
 
 namespace kvscope::report {
 
-Colour fate_colour(char letter) {
-  switch (letter) {
-    case 'K':
-      return {0x00, 0x72, 0xB2};
-    case 'P':
-      return {0x56, 0xB4, 0xE9};
-    case 'T':
-      return {0x00, 0x9E, 0x73};
-    case 'M':
-      return {0xF0, 0xE4, 0x42};
-    case 'E':
-      return {0xD5, 0x5E, 0x00};
-    case 'D':
-      return {0x8C, 0x2D, 0x04};
-    case 'S':
-      return {0xCC, 0x79, 0xA7};
-    default:
-      return {0x80, 0x80, 0x80};
-  }
-}
-
 std::string hex(Colour colour) {
-  return fmt::format("#{:02X}{:02X}{:02X}", colour[0], colour[1], colour[2]);
+  return fmt::format("#{:02X}{:02X}{:02X}", colour.r, colour.g, colour.b);
 }
 
 std::vector<std::uint8_t> palette_png(const std::vector<std::uint8_t>& pixels, int width,
@@ -44,6 +23,7 @@ std::vector<std::uint8_t> palette_png(const std::vector<std::uint8_t>& pixels, i
   image.format = PNG_FORMAT_RGB_COLORMAP;
   image.colormap_entries = static_cast<png_uint_32>(palette.size());
   png_alloc_size_t size = 0;
+  static_assert(sizeof(Colour) == 3, "libpng reads the colours as they lie");
   const auto write = [&](void* memory) {
     return png_image_write_to_memory(&image, memory, &size, 0, pixels.data(), width,
                                      palette.data()) != 0;

@@ -1,16 +1,12 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "kvscope/scene/palette.h"
+
 namespace kvscope::report {
-
-using Colour = std::array<std::uint8_t, 3>;
-
-/// Colour of a fate letter (Okabe and Ito's hues, specs/viewer.md 3.4); grey for anything else.
-Colour fate_colour(char letter);
 
 /// "#0072B2".
 std::string hex(Colour colour);

@@ -50,6 +50,13 @@ bool is_zero_width(std::uint32_t code) {
          (code >= 0xFE00 && code <= 0xFE0F);
 }
 
+/// Characters that turn or break the line they stand in (Unicode's bidirectional controls and
+/// separators).
+bool turns_lines(std::uint32_t code) {
+  return code == 0x061C || code == 0x200E || code == 0x200F || (code >= 0x2028 && code <= 0x202E) ||
+         (code >= 0x2066 && code <= 0x2069);
+}
+
 int width_of(std::uint32_t code) {
   return is_zero_width(code) ? 0 : is_wide(code) ? 2 : 1;
 }
@@ -125,7 +132,9 @@ std::string printable(const std::string& bytes) {
   std::string text;
   for (std::size_t at = 0; at < bytes.size();) {
     const report::Character character = report::decode(bytes, at);
-    const bool control = character.code < 0x20 || (character.code >= 0x7F && character.code < 0xA0);
+    const bool control = character.code < 0x20 ||
+                         (character.code >= 0x7F && character.code < 0xA0) ||
+                         report::turns_lines(character.code);
     if (character.length > 0 && !control) {
       text.append(bytes, at, character.length);
       at += character.length;

@@ -74,8 +74,15 @@ std::string bytes_text(std::int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, units[unit]);
 }
 
-std::string short_name(int index, const std::string& preset, const std::string& keep) {
-  return fmt::format("{}:{}@{}", index + 1, preset, keep);
+std::string short_name(int index, const std::string& method, const std::string& keep) {
+  std::string pieces;
+  bool parameters = false;
+  for (const char character : method) {
+    parameters = character != '|' && (parameters || character == ':');
+    pieces += parameters || character == ' ' ? "" : std::string(1, character);
+  }
+  constexpr std::size_t longest = 28;
+  return fmt::format("{}:{}@{}", index + 1, pieces.substr(0, longest), keep);
 }
 
 }  // namespace kvscope::report

@@ -28,7 +28,8 @@ std::string number(double value, int digits = 4);
 std::string percent(double share);
 /// "1.5 MiB".
 std::string bytes_text(std::int64_t bytes);
-/// "1:snapkv@0.2": how tables name a method.
-std::string short_name(int index, const std::string& preset, const std::string& keep);
+/// "6:snapkv|nearest_key@0.2": how tables name a method: its pieces, without their parameters, as
+/// far as 28 characters go.
+std::string short_name(int index, const std::string& method, const std::string& keep);
 
 }  // namespace kvscope::report

@@ -2,146 +2,84 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <span>
 
-#include "kvscope/scene/palette.h"
+#include "kvscope/scene/moment.h"
+#include "kvscope/scene/token_strip.h"
 
 namespace kvscope {
 namespace {
 
-constexpr Colour only_a{240, 150, 60};
-constexpr Colour only_b{90, 150, 240};
+constexpr float none = std::numeric_limits<float>::quiet_NaN();
+constexpr int ranked_against = 4096;
 
-/// Columns of pixel x when [first, last) is spread over `width`: never empty.
-struct Columns {
-  int first;
-  int last;
-};
-
-Columns columns_of(int x, int first, int last, int width) {
-  const std::int64_t span = last - first;
-  const int begin = first + static_cast<int>(span * x / width);
-  const int end = first + static_cast<int>((span * (x + 1) + width - 1) / width);
-  return {begin, std::clamp(end, begin + 1, last)};
+/// A table [layers, tokens] filled layer by layer; `row_of` writes the covered and seen tokens.
+template <typename FillRow>
+std::vector<float> table_of(const Scene& scene, const SceneDecision& entry, const State& state,
+                            FillRow fill_row) {
+  const auto tokens = static_cast<std::size_t>(scene.token_count());
+  std::vector<float> table(static_cast<std::size_t>(scene.layers()) * tokens, none);
+  const int seen = std::min(tokens_seen(entry.decision, state), scene.token_count());
+  for (int row = 0; row < scene.layers(); ++row) {
+    fill_row(entry.decision.layers[static_cast<std::size_t>(row)], row,
+             std::span(table).subspan(static_cast<std::size_t>(row) * tokens,
+                                      static_cast<std::size_t>(seen)));
+  }
+  return table;
 }
 
-template <typename ColourAt>
-Pixels rasterise(const ColumnPyramid& pyramid, int first, int last, int width, int height,
-                 ColourAt colour_at) {
-  Pixels pixels{width, height, {}};
-  pixels.rgba.resize(static_cast<std::size_t>(width) * static_cast<std::size_t>(height) * 4);
-  if (pyramid.rows() == 0 || last <= first) {
-    return pixels;
-  }
-  std::vector<Colour> line(static_cast<std::size_t>(width));
-  int drawn = -1;
-  for (int y = 0; y < height; ++y) {
-    const int row = static_cast<int>(std::int64_t{y} * pyramid.rows() / height);
-    if (row != drawn) {
-      for (int x = 0; x < width; ++x) {
-        const Columns columns = columns_of(x, first, last, width);
-        line[static_cast<std::size_t>(x)] = colour_at(row, columns.first, columns.last);
-      }
-      drawn = row;
-    }
-    std::uint8_t* out =
-        pixels.rgba.data() + static_cast<std::size_t>(y) * static_cast<std::size_t>(width) * 4;
-    for (const Colour colour : line) {
-      *out++ = colour.r;
-      *out++ = colour.g;
-      *out++ = colour.b;
-      *out++ = 255;
+/// The scores that ranks are taken against, ascending.
+std::vector<float> sorted_sample(std::span<const float> scores) {
+  std::vector<float> sample;
+  const std::size_t stride = std::max<std::size_t>(1, scores.size() / ranked_against);
+  for (std::size_t at = 0; at < scores.size(); at += stride) {
+    if (std::isfinite(scores[at])) {
+      sample.push_back(scores[at]);
     }
   }
-  return pixels;
+  std::sort(sample.begin(), sample.end());
+  return sample;
+}
+
+/// Adds each token's rank in one head to `sums`, and 1 to `counts` where there is one.
+void add_ranks(std::span<const float> scores, std::span<float> sums, std::vector<float>& counts) {
+  const std::vector<float> sample = sorted_sample(scores);
+  for (std::size_t token = 0; token < sums.size() && !sample.empty(); ++token) {
+    if (!std::isfinite(scores[token])) {
+      continue;
+    }
+    const auto below = std::upper_bound(sample.begin(), sample.end(), scores[token]);
+    sums[token] += static_cast<float>(below - sample.begin()) / static_cast<float>(sample.size());
+    counts[token] += 1;
+  }
 }
 
 }  // namespace
 
-ColumnPyramid::ColumnPyramid(int rows, int columns, const std::vector<float>& values)
-    : rows_(rows), columns_(columns) {
-  const auto stride = static_cast<std::size_t>(columns) + 1;
-  sums_.assign(static_cast<std::size_t>(rows) * stride, 0.0);
-  for (int row = 0; row < rows; ++row) {
-    for (int column = 0; column < columns; ++column) {
-      const std::size_t at =
-          static_cast<std::size_t>(row) * stride + static_cast<std::size_t>(column);
-      sums_[at + 1] =
-          sums_[at] + values[static_cast<std::size_t>(row) * static_cast<std::size_t>(columns) +
-                             static_cast<std::size_t>(column)];
-    }
-  }
-  levels_.push_back({columns, values});
-  while (levels_.back().columns > 1) {
-    const Level& fine = levels_.back();
-    Level coarse{(fine.columns + 1) / 2, {}};
-    coarse.minimum.reserve(static_cast<std::size_t>(rows) *
-                           static_cast<std::size_t>(coarse.columns));
-    for (int row = 0; row < rows; ++row) {
-      const float* source = fine.minimum.data() +
-                            static_cast<std::size_t>(row) * static_cast<std::size_t>(fine.columns);
-      for (int column = 0; column < coarse.columns; ++column) {
-        const int second = std::min(2 * column + 1, fine.columns - 1);
-        coarse.minimum.push_back(std::min(source[2 * column], source[second]));
-      }
-    }
-    levels_.push_back(std::move(coarse));
-  }
-}
-
-float ColumnPyramid::mean(int row, int first, int last) const {
-  const std::size_t base = static_cast<std::size_t>(row) * (static_cast<std::size_t>(columns_) + 1);
-  return static_cast<float>((sums_[base + static_cast<std::size_t>(last)] -
-                             sums_[base + static_cast<std::size_t>(first)]) /
-                            (last - first));
-}
-
-float ColumnPyramid::minimum(int row, int first, int last) const {
-  float least =
-      levels_[0].minimum[static_cast<std::size_t>(row) * static_cast<std::size_t>(columns_) +
-                         static_cast<std::size_t>(first)];
-  const auto at = [&](std::size_t level, int column) {
-    const Level& l = levels_[level];
-    return l.minimum[static_cast<std::size_t>(row) * static_cast<std::size_t>(l.columns) +
-                     static_cast<std::size_t>(column)];
-  };
-  for (std::size_t level = 0; first < last; ++level) {
-    if (first % 2 == 1 || last - first == 1) {
-      least = std::min(least, at(level, first++));
-    }
-    if (first < last && last % 2 == 1) {
-      least = std::min(least, at(level, --last));
-    }
-    first /= 2;
-    last /= 2;
-  }
-  return least;
-}
-
-std::vector<float> kept_share(const Scene& scene, const SceneDecision& decision,
-                              const std::vector<int>& kv_heads) {
-  const int tokens = scene.token_count();
-  const int covered = decision.decision.tokens;
-  std::vector<float> share(
-      static_cast<std::size_t>(scene.layers()) * static_cast<std::size_t>(tokens), 1.0f);
-  for (int row = 0; row < scene.layers(); ++row) {
-    const LayerDecision& layer = decision.decision.layers[static_cast<std::size_t>(row)];
-    for (int token = 0; token < std::min(covered, tokens); ++token) {
-      float& cell = share[static_cast<std::size_t>(row) * static_cast<std::size_t>(tokens) +
-                          static_cast<std::size_t>(token)];
-      if (kv_heads.empty()) {
-        const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(covered) +
-                               static_cast<std::size_t>(token);
-        cell = static_cast<float>(decision.heads_by_layer[at]) / static_cast<float>(layer.kv_heads);
-        continue;
-      }
-      int held = 0;
-      for (const int head : kv_heads) {
-        held += layer.removed_at[layer.cell(head, token)] == alive ? 1 : 0;
-      }
-      cell = static_cast<float>(held) / static_cast<float>(kv_heads.size());
-    }
-  }
-  return share;
+std::vector<float> kept_share(const Scene& scene, const SceneDecision& entry, const State& state) {
+  const auto applied = static_cast<std::uint32_t>(cuts_applied(entry.decision, state));
+  const std::vector<int> heads = selected_heads(scene, state);
+  const bool counted = state.seen < 0 && state.kv_heads.empty();
+  return table_of(
+      scene, entry, state, [&](const LayerDecision& layer, int row, std::span<float> share) {
+        const auto base = static_cast<std::size_t>(row) * static_cast<std::size_t>(layer.tokens);
+        if (counted) {
+          const float scale = 1.0f / static_cast<float>(layer.kv_heads);
+          for (std::size_t token = 0; token < share.size(); ++token) {
+            share[token] = static_cast<float>(entry.heads_by_layer[base + token]) * scale;
+          }
+          return;
+        }
+        std::fill(share.begin(), share.end(), 0.0f);
+        const float part = 1.0f / static_cast<float>(heads.size());
+        for (const int head : heads) {
+          const std::uint32_t* removed = layer.removed_at.data() + layer.cell(head, 0);
+          for (std::size_t token = 0; token < share.size(); ++token) {
+            share[token] += removed[token] >= applied ? part : 0.0f;
+          }
+        }
+      });
 }
 
 std::vector<float> share_difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -150,26 +88,62 @@ std::vector<float> share_difference(const std::vector<float>& a, const std::vect
   return difference;
 }
 
-Pixels rasterise_share(const ColumnPyramid& pyramid, int first, int last, int width, int height,
-                       bool any_loss, bool dark) {
-  return rasterise(pyramid, first, last, width, height, [&](int row, int from, int to) {
-    return share_colour(any_loss ? pyramid.minimum(row, from, to) : pyramid.mean(row, from, to),
-                        dark);
+std::vector<float> removal_time(const Scene& scene, const SceneDecision& entry,
+                                const State& state) {
+  const std::vector<DecisionEvent>& events = entry.decision.events;
+  const std::vector<int> heads = selected_heads(scene, state);
+  const auto whole = static_cast<float>(std::max(1, entry.decision.tokens));
+  return table_of(scene, entry, state, [&](const LayerDecision& layer, int, std::span<float> row) {
+    for (std::size_t token = 0; token < row.size(); ++token) {
+      float sum = 0;
+      for (const int head : heads) {
+        const std::uint32_t event = layer.removed_at[layer.cell(head, static_cast<int>(token))];
+        sum += event < events.size() ? static_cast<float>(events[event].tokens_seen) / whole : 1.0f;
+      }
+      row[token] = std::min(1.0f, sum / static_cast<float>(heads.size()));
+    }
   });
 }
 
-Pixels rasterise_difference(const ColumnPyramid& pyramid, int first, int last, int width,
-                            int height, bool dark) {
-  const Colour none = dark ? Colour{40, 40, 48} : Colour{238, 238, 240};
-  return rasterise(pyramid, first, last, width, height, [&](int row, int from, int to) {
-    const float value = pyramid.mean(row, from, to);
-    const Colour full = value > 0 ? only_a : only_b;
-    const double part = std::min(1.0, std::abs(static_cast<double>(value)) * 1.5);
-    const auto blend = [part](std::uint8_t x, std::uint8_t y) {
-      return static_cast<std::uint8_t>(std::lround(x + part * (y - x)));
-    };
-    return Colour{blend(none.r, full.r), blend(none.g, full.g), blend(none.b, full.b)};
+std::vector<float> score_rank(const Scene& scene, const SceneDecision& entry, const State& state) {
+  const bool stored = std::any_of(entry.decision.layers.begin(), entry.decision.layers.end(),
+                                  [](const LayerDecision& layer) { return !layer.scores.empty(); });
+  if (!stored) {
+    return {};
+  }
+  const std::vector<int> heads = selected_heads(scene, state);
+  return table_of(scene, entry, state, [&](const LayerDecision& layer, int, std::span<float> row) {
+    if (layer.scores.empty()) {
+      return;
+    }
+    std::fill(row.begin(), row.end(), 0.0f);
+    std::vector<float> counts(row.size(), 0.0f);
+    for (const int head : heads) {
+      add_ranks(std::span(layer.scores)
+                    .subspan(layer.cell(head, 0), static_cast<std::size_t>(layer.tokens)),
+                row, counts);
+    }
+    for (std::size_t token = 0; token < row.size(); ++token) {
+      row[token] = counts[token] > 0 ? row[token] / counts[token] : none;
+    }
   });
+}
+
+std::string fate_rows(const Scene& scene, const SceneDecision& entry, const State& state) {
+  const std::vector<int> heads = selected_heads(scene, state);
+  const auto tokens = static_cast<std::size_t>(scene.token_count());
+  std::string rows;
+  rows.reserve(static_cast<std::size_t>(scene.layers()) * heads.size() * tokens);
+  for (int row = 0; row < scene.layers(); ++row) {
+    const LayerDecision& layer = entry.decision.layers[static_cast<std::size_t>(row)];
+    const std::string letters = letters_at(entry, row, state);
+    const std::size_t covered = std::min(tokens, static_cast<std::size_t>(layer.tokens));
+    for (const int head : heads) {
+      rows.append(letters, layer.cell(head, 0), covered);
+      rows.append(tokens - covered, 'N');
+    }
+  }
+  return rows;
 }
 
 }  // namespace kvscope

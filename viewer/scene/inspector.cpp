@@ -4,7 +4,10 @@
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
+#include "kvscope/scene/moment.h"
+#include "kvscope/scene/token_class.h"
 #include "kvscope/scene/token_strip.h"
 
 namespace kvscope {
@@ -64,52 +67,102 @@ std::string edges_of(const LayerDecision& layer, int kv_head, int token) {
         (edge.source != token && edge.target != token)) {
       continue;
     }
-    if (text.size() > 60) {
+    if (text.size() > 160) {
       ++more;
       continue;
     }
     text += text.empty() ? "" : ", ";
-    text += edge.source == token ? fmt::format("into {} ({:.3g})", edge.target, edge.value_weight)
-                                 : fmt::format("from {} ({:.3g})", edge.source, edge.value_weight);
+    text += fmt::format("{} {} (key weight {}, value weight {:.3g}, multiplicity {:.3g})",
+                        edge.source == token ? "into" : "from",
+                        edge.source == token ? edge.target : edge.source,
+                        edge.key_row >= 0 ? "by channel" : fmt::format("{:.3g}", edge.key_weight),
+                        edge.value_weight, edge.count);
   }
   return more > 0 ? text + fmt::format(", and {} more", more) : text;
 }
 
-WhyRow why(const SceneDecision& entry, int index, int row_index, int kv_head, int token) {
-  const LayerDecision& layer = entry.decision.layers[static_cast<std::size_t>(row_index)];
-  WhyRow row;
-  row.decision = index;
-  row.kv_head = kv_head;
-  row.title = entry.title;
-  row.lost_error = nan_value;
-  if (token >= layer.tokens) {
-    row.letter = 'N';
-    row.reason = "later than the cut";
-    row.cut = row.first_lost = row.margin = nan_value;
-    return row;
+/// Names and units of the method's score terms, and how they make the score: from its descriptor.
+void fill_terms(const Decision& decision, const LayerDecision& layer, std::size_t cell,
+                WhyRow& row) {
+  if (layer.terms.empty()) {
+    return;
   }
-  const std::size_t cell = layer.cell(kv_head, token);
-  row.letter = entry.letters[static_cast<std::size_t>(row_index)][cell];
-  row.reason = reason_name(layer.reason[cell]);
-  fill_score(layer, kv_head, token, row);
-  const DecisionMetrics& metrics = entry.decision.metrics;
-  if (!metrics.lost_error.empty()) {
-    const std::size_t cells =
-        static_cast<std::size_t>(layer.kv_heads) * static_cast<std::size_t>(layer.tokens);
-    row.lost_error =
-        static_cast<double>(metrics.lost_error[static_cast<std::size_t>(row_index) * cells + cell]);
+  const nlohmann::json descriptor = nlohmann::json::parse(decision.descriptor_json, nullptr, false);
+  const auto text_of = [](const nlohmann::json& object, const char* key) {
+    return object.is_object() && object.contains(key) && object[key].is_string()
+               ? object[key].get<std::string>()
+               : std::string();
+  };
+  row.combine = text_of(descriptor, "combine");
+  const std::size_t cells = layer.fate.size();
+  const std::size_t head = cell - cell % static_cast<std::size_t>(layer.tokens);
+  for (std::size_t term = 0; term < decision.term_names.size(); ++term) {
+    WhyRow::Term entry{decision.term_names[term], "", 0, nan_value};
+    if (descriptor.is_object() && descriptor.contains("terms") &&
+        term < descriptor["terms"].size()) {
+      entry.unit = text_of(descriptor["terms"][term], "unit");
+    }
+    const float* values = layer.terms.data() + term * cells;
+    entry.value = static_cast<double>(values[cell]);
+    int present = 0;
+    int below = 0;
+    for (int token = 0; token < layer.tokens; ++token) {
+      const float other = values[head + static_cast<std::size_t>(token)];
+      present += std::isnan(other) ? 0 : 1;
+      below += other < values[cell] ? 1 : 0;
+    }
+    entry.percentile = present > 0 ? static_cast<double>(below) / present : nan_value;
+    row.terms.push_back(entry);
   }
-  for (std::size_t term = 0; term < entry.decision.term_names.size() && !layer.terms.empty();
-       ++term) {
-    const std::size_t cells = layer.fate.size();
-    row.terms.push_back(
-        {entry.decision.term_names[term], static_cast<double>(layer.terms[term * cells + cell])});
+}
+
+/// KV heads over all layers in which decision A holds the token at the state's moment.
+int heads_that_hold(const Scene& scene, const State& state, const Decision& decision) {
+  if (state.token >= tokens_seen(decision, state)) {
+    return 0;
   }
-  row.merged_into = edges_of(layer, kv_head, token);
-  return row;
+  const auto applied = static_cast<std::uint32_t>(cuts_applied(decision, state));
+  int held = 0;
+  for (const LayerDecision& layer : decision.layers) {
+    for (int kv_head = 0; kv_head < scene.kv_heads(); ++kv_head) {
+      held += layer.removed_at[layer.cell(kv_head, state.token)] >= applied ? 1 : 0;
+    }
+  }
+  return held;
+}
+
+std::string capitalised(std::string text) {
+  text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  return text;
 }
 
 }  // namespace
+
+WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, char letter) {
+  const LayerDecision& layer = decision.layers[static_cast<std::size_t>(layer_row)];
+  WhyRow row;
+  row.kv_head = kv_head;
+  row.letter = token < layer.tokens ? letter : 'N';
+  row.lost_error = row.cut = row.first_lost = row.margin = nan_value;
+  if (row.letter == 'N') {
+    row.reason = "later than the moment shown";
+    return row;
+  }
+  const std::size_t cell = layer.cell(kv_head, token);
+  row.reason = reason_name(layer.reason[cell]);
+  fill_score(layer, kv_head, token, row);
+  const std::vector<float>& lost = decision.metrics.lost_error;
+  if (!lost.empty()) {
+    row.lost_error =
+        static_cast<double>(lost[static_cast<std::size_t>(layer_row) * layer.fate.size() + cell]);
+  }
+  if (layer.removed_at[cell] < decision.events.size()) {
+    row.removed_seen = decision.events[layer.removed_at[cell]].tokens_seen;
+  }
+  fill_terms(decision, layer, cell, row);
+  row.merged_into = edges_of(layer, kv_head, token);
+  return row;
+}
 
 Inspection inspect_token(const Scene& scene, const State& state) {
   Inspection inspection;
@@ -122,26 +175,67 @@ Inspection inspect_token(const Scene& scene, const State& state) {
   inspection.id = scene.tokens.id[token];
   inspection.position = scene.tokens.position[token];
   inspection.segment = segment_name(scene.tokens.segment[token]);
+  inspection.kind = token_class_name(token_class(scene.tokens, state.token));
   inspection.layer = scene.layer_of(state.layer);
   inspection.heads = scene.layers() * scene.kv_heads();
   for (std::size_t index = 0; index < scene.decisions.size(); ++index) {
     const SceneDecision& entry = scene.decisions[index];
     if (static_cast<int>(index) == state.a) {
-      for (int row = 0; row < scene.layers(); ++row) {
-        inspection.kept_heads +=
-            state.token < entry.decision.tokens
-                ? entry.heads_by_layer[static_cast<std::size_t>(row) *
-                                           static_cast<std::size_t>(entry.decision.tokens) +
-                                       token]
-                : scene.kv_heads();
-      }
+      inspection.kept_heads = heads_that_hold(scene, state, entry.decision);
     }
+    const std::string letters = letters_at(entry, state.layer, state);
     for (const int kv_head : selected_heads(scene, state)) {
-      inspection.rows.push_back(
-          why(entry, static_cast<int>(index), state.layer, kv_head, state.token));
+      const LayerDecision& layer = entry.decision.layers[static_cast<std::size_t>(state.layer)];
+      WhyRow row =
+          why_row(entry.decision, state.layer, kv_head, state.token,
+                  state.token < layer.tokens ? letters[layer.cell(kv_head, state.token)] : 'N');
+      row.decision = static_cast<int>(index);
+      row.title = entry.title;
+      inspection.rows.push_back(std::move(row));
     }
   }
   return inspection;
+}
+
+std::string why_text(const WhyRow& row) {
+  std::string text = fmt::format("{}: {}", capitalised(fate_name(row.letter)), row.reason);
+  if (row.letter == 'N') {
+    return text + ".";
+  }
+  if (row.removed_seen >= 0 && std::string_view("MED").find(row.letter) != std::string_view::npos) {
+    text += fmt::format(", at the cut after {} tokens", row.removed_seen);
+  }
+  if (row.has_score) {
+    text += fmt::format(". Score {:.4g}, rank {} of {}; the head was granted {} slots", row.score,
+                        row.rank, row.candidates, row.granted);
+  } else {
+    text += ". No score decided, or none was stored (decide --scores)";
+  }
+  if (std::isfinite(row.margin) && row.has_score) {
+    text += fmt::format(". That is {:.2g} % {} the last kept score, {:.4g}",
+                        100 * std::abs(row.margin), row.margin < 0 ? "below" : "above", row.cut);
+  }
+  if (!row.terms.empty()) {
+    text += ". Its terms";
+    text += row.combine.empty() ? "" : fmt::format(" ({})", row.combine);
+    text += ":";
+    for (const WhyRow::Term& term : row.terms) {
+      text += fmt::format(" {} = {:.4g}{}{},", term.name, term.value, term.unit.empty() ? "" : " ",
+                          term.unit);
+      text += std::isfinite(term.percentile)
+                  ? fmt::format(" above {:.0f} % of the head's tokens;", 100 * term.percentile)
+                  : "";
+    }
+    text.pop_back();
+  }
+  if (!row.merged_into.empty()) {
+    text += ". Merged " + row.merged_into;
+  }
+  if (std::isfinite(row.lost_error)) {
+    text += fmt::format(". Losing this token alone changes the head's output by {:.3g} %",
+                        100 * row.lost_error);
+  }
+  return text + ".";
 }
 
 }  // namespace kvscope

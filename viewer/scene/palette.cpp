@@ -55,21 +55,21 @@ double luminance(Colour colour) {
 Colour fate_colour(char letter, bool dark) {
   switch (letter) {
     case 'K':
-      return dark ? Colour{86, 180, 140} : Colour{60, 150, 112};
+      return {0x00, 0x72, 0xB2};
     case 'P':
-      return dark ? Colour{126, 188, 240} : Colour{70, 130, 196};
+      return {0x56, 0xB4, 0xE9};
     case 'T':
-      return dark ? Colour{240, 228, 100} : Colour{208, 178, 20};
+      return {0x00, 0x9E, 0x73};
     case 'M':
-      return dark ? Colour{204, 136, 196} : Colour{168, 84, 156};
+      return {0xF0, 0xE4, 0x42};
     case 'E':
-      return dark ? Colour{150, 58, 60} : Colour{216, 120, 108};
+      return {0xD5, 0x5E, 0x00};
     case 'D':
-      return dark ? Colour{255, 128, 40} : Colour{214, 84, 0};
+      return {0x8C, 0x2D, 0x04};
     case 'S':
-      return dark ? Colour{112, 112, 128} : Colour{176, 176, 188};
+      return {0xCC, 0x79, 0xA7};
     default:
-      return dark ? Colour{58, 58, 66} : Colour{222, 222, 226};
+      return dark ? Colour{0x3A, 0x3A, 0x3A} : Colour{0xDD, 0xDD, 0xDD};
   }
 }
 
@@ -79,6 +79,19 @@ Colour share_colour(double share, bool dark) {
 
 Colour cost_colour(double value, bool dark) {
   return mix(dark ? dark_cost : light_cost, value);
+}
+
+Colour difference_colour(double value, bool dark) {
+  if (!std::isfinite(value)) {
+    return {120, 120, 120};
+  }
+  const Colour none = dark ? Colour{40, 40, 48} : Colour{238, 238, 240};
+  const Colour full = value > 0 ? Colour{240, 150, 60} : Colour{90, 150, 240};
+  const double part = std::min(1.0, std::abs(value) * 1.5);
+  const auto blend = [part](std::uint8_t x, std::uint8_t y) {
+    return static_cast<std::uint8_t>(std::lround(x + part * (y - x)));
+  };
+  return {blend(none.r, full.r), blend(none.g, full.g), blend(none.b, full.b)};
 }
 
 double contrast(Colour a, Colour b) {

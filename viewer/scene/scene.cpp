@@ -68,20 +68,23 @@ Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
   scene.tokens = tokens;
   scene.spectrum = std::move(spectrum);
   for (Decision& decision : decisions) {
-    check_matches(capture, decision);
-    SceneDecision entry;
-    entry.title =
-        fmt::format("{} {} {}", scene.decisions.size() + 1, decision.method, decision.keep);
-    entry.fates = count_fates(decision);
-    for (const LayerDecision& layer : decision.layers) {
-      entry.letters.push_back(fate_letters(layer));
-    }
-    entry.heads_by_layer = heads_holding_by_layer(decision);
-    entry.findings = check_decision(decision, &scene.tokens);
-    entry.decision = std::move(decision);
-    scene.decisions.push_back(std::move(entry));
+    add_decision(scene, std::move(decision));
   }
   return scene;
+}
+
+void add_decision(Scene& scene, Decision decision) {
+  check_matches(scene.capture, decision);
+  SceneDecision entry;
+  entry.title = fmt::format("{} {} {}", scene.decisions.size() + 1, decision.method, decision.keep);
+  entry.fates = count_fates(decision);
+  for (const LayerDecision& layer : decision.layers) {
+    entry.letters.push_back(fate_letters(layer));
+  }
+  entry.heads_by_layer = heads_holding_by_layer(decision);
+  entry.findings = check_decision(decision, &scene.tokens);
+  entry.decision = std::move(decision);
+  scene.decisions.push_back(std::move(entry));
 }
 
 Place costliest_loss(const Scene& scene, const State& state) {

@@ -22,9 +22,14 @@ struct TextKey {
 
 const std::vector<TextKey>& text_keys() {
   static const std::vector<TextKey> keys = {
-      {"layout", &State::layout, {"explore", "compare", "weights"}},
+      {"layout", &State::layout, {"explore", "compare", "merge", "weights"}},
       {"aggregate", &State::aggregate, {"mean", "any"}},
-      {"head_value", &State::head_value, {"kept", "error", "mass", "jaccard"}},
+      {"map", &State::map, {"share", "fate", "removed", "score"}},
+      {"head_value",
+       &State::head_value,
+       {"kept", "share", "merged", "dropped", "error", "mass", "mass_no_sinks", "jaccard", "rank"}},
+      {"strip", &State::strip, {"fate", "score", "cost", "difference"}},
+      {"query", &State::query, {}},
       {"theme", &State::theme, {"dark", "light"}}};
   return keys;
 }
@@ -36,7 +41,8 @@ struct NumberKey {
 
 constexpr NumberKey number_keys[] = {{"a", &State::a},         {"b", &State::b},
                                      {"layer", &State::layer}, {"token", &State::token},
-                                     {"first", &State::first}, {"last", &State::last}};
+                                     {"first", &State::first}, {"last", &State::last},
+                                     {"seen", &State::seen}};
 
 bool is_plain(char character) {
   return std::isalnum(static_cast<unsigned char>(character)) != 0 ||
@@ -90,7 +96,8 @@ std::string to_link(const State& state) {
     json[key.name] = state.*key.member;
   }
   json["kv_heads"] = state.kv_heads;
-  return scheme + encode(json.dump());
+  json["before"] = state.before;
+  return scheme + encode(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 State from_link(const std::string& link) {
@@ -104,9 +111,10 @@ State from_link(const std::string& link) {
     if (!json.contains(key.name)) {
       continue;
     }
-    const bool known = json[key.name].is_string() &&
-                       std::find(key.allowed.begin(), key.allowed.end(),
-                                 json[key.name].get<std::string>()) != key.allowed.end();
+    const bool known =
+        json[key.name].is_string() &&
+        (key.allowed.empty() || std::find(key.allowed.begin(), key.allowed.end(),
+                                          json[key.name].get<std::string>()) != key.allowed.end());
     if (!known) {
       refuse(fmt::format("'{}' cannot be {}", key.name, json[key.name].dump()));
     }
@@ -135,6 +143,13 @@ State from_link(const std::string& link) {
     }
     json.erase("kv_heads");
   }
+  if (json.contains("before")) {
+    if (!json["before"].is_boolean()) {
+      refuse("'before' is neither true nor false");
+    }
+    state.before = json["before"].get<bool>();
+    json.erase("before");
+  }
   state.extra = json.dump();
   return state;
 }
@@ -150,6 +165,10 @@ State clamped(State state, const StateLimits& limits) {
   std::erase_if(state.kv_heads, [&](int head) { return head < 0 || head >= limits.kv_heads; });
   state.last = state.last <= 0 ? limits.tokens : std::min(state.last, limits.tokens);
   state.first = std::clamp(state.first, 0, std::max(state.last - 1, 0));
+  if (state.seen < 0) {
+    state.seen = -1;
+    state.before = false;
+  }
   return state;
 }
 

@@ -40,6 +40,20 @@ __attribute__((noinline)) void dot_rows(const float* packed, int head_dim, const
   }
 }
 
+inline void dots(const DotTask& task) {
+  int first = 0;
+  for (; task.count - first >= tile_rows / 2; first += tile_rows) {
+    const int count = task.count - first < tile_rows ? task.count - first : tile_rows;
+    dot_rows<tile_rows>(task.packed, task.head_dim, task.rows + first * task.row_stride,
+                        task.row_stride, count,
+                        task.out + static_cast<std::int64_t>(first) * tile_keys, tile_keys);
+  }
+  for (; first < task.count; ++first) {
+    dot_rows<1>(task.packed, task.head_dim, task.rows + first * task.row_stride, task.row_stride, 1,
+                task.out + static_cast<std::int64_t>(first) * tile_keys, tile_keys);
+  }
+}
+
 inline __attribute__((always_inline)) Floats logit(Floats dot, const LogitRule& rule) {
   return rule.cap == 0 ? dot : rule.cap * tanh_fast(dot);
 }

@@ -97,6 +97,16 @@ struct RowTask {
   float* scratch = nullptr;  ///< group * (end_key - first_key + 16) floats
 };
 
+/// Dot products of rows with one tile of packed keys.
+struct DotTask {
+  const float* packed = nullptr;
+  const float* rows = nullptr;
+  std::int64_t row_stride = 0;
+  int count = 0;
+  int head_dim = 0;
+  float* out = nullptr;  ///< [count][tile_keys]
+};
+
 inline std::int64_t forward_scratch(int group, int value_dim) {
   const std::int64_t padded = (value_dim + 31) / 32 * 32;
   return 12 * stripe_keys + stripe_keys * padded +
@@ -111,6 +121,7 @@ struct Functions {
   void (*columns)(const ColumnTask& task);
   void (*forward)(const ForwardTask& task);
   void (*rows)(const RowTask& task);
+  void (*dots)(const DotTask& task);
 };
 
 const Functions& portable_functions();

@@ -10,8 +10,8 @@
 namespace kvscope::tile {
 
 const Functions* avx2_functions() {
-  static const Functions table{"avx2",         avx2::tile_keys, &avx2::pack,
-                               &avx2::columns, &avx2::forward,  &avx2::rows};
+  static const Functions table{"avx2",         avx2::tile_keys, &avx2::pack, &avx2::columns,
+                               &avx2::forward, &avx2::rows,     &avx2::dots};
   return &table;
 }
 

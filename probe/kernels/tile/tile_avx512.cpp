@@ -10,8 +10,8 @@
 namespace kvscope::tile {
 
 const Functions* avx512_functions() {
-  static const Functions table{"avx512",         avx512::tile_keys, &avx512::pack,
-                               &avx512::columns, &avx512::forward,  &avx512::rows};
+  static const Functions table{"avx512",         avx512::tile_keys, &avx512::pack, &avx512::columns,
+                               &avx512::forward, &avx512::rows,     &avx512::dots};
   return &table;
 }
 

@@ -8,7 +8,8 @@ namespace kvscope::tile {
 
 const Functions& portable_functions() {
   static const Functions table{"portable",         portable::tile_keys, &portable::pack,
-                               &portable::columns, &portable::forward,  &portable::rows};
+                               &portable::columns, &portable::forward,  &portable::rows,
+                               &portable::dots};
   return table;
 }
 

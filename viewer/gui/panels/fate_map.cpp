@@ -1,149 +1,123 @@
 #include "kvscope/scene/fate_map.h"
 
 #include <fmt/format.h>
-#include <implot.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "kvscope/scene/palette.h"
+#include "kvscope/scene/token_strip.h"
+#include "map_plot.h"
+#include "panels.h"
 #include "viewer.h"
 
 namespace kvscope::gui {
 namespace {
 
-/// A pyramid and its picture, made anew only when what they depend on changes.
-struct CachedMap {
-  std::string pyramid_key;
-  std::string picture_key;
-  ColumnPyramid pyramid;
-  ImTextureID texture = 0;
+struct Mode {
+  const char* id;
+  const char* title;
 };
+constexpr Mode modes[] = {{"share", "share of heads that keep"},
+                          {"fate", "fates by layer and head"},
+                          {"removed", "time of removal"},
+                          {"score", "rank of the score"}};
 
-CachedMap& cache(const char* slot) {
-  static std::map<std::string, CachedMap> maps;
-  return maps[slot];
+void choose_mode(Ui& ui, const char* slot) {
+  const auto current = std::find_if(std::begin(modes), std::end(modes),
+                                    [&](const Mode& mode) { return ui.state.map == mode.id; });
+  ImGui::SetNextItemWidth(ui.px(205));
+  if (ImGui::BeginCombo(fmt::format("##map{}", slot).c_str(), current->title)) {
+    for (const Mode& mode : modes) {
+      if (ImGui::Selectable(mode.title, ui.state.map == mode.id)) {
+        ui.wanted.map = mode.id;
+      }
+    }
+    ImGui::EndCombo();
+  }
+  ImGui::SameLine();
 }
 
-std::string heads_key(const State& state) {
-  return state.kv_heads.empty() ? "all" : head_list(state.kv_heads);
-}
-
-void share_legend(const Ui& ui) {
+void scale_legend(const Ui& ui, const char* low, const char* high) {
   ImDrawList* draw = ImGui::GetWindowDrawList();
-  ImGui::TextDisabled("share of heads kept  0 %%");
-  ImGui::SameLine(0, 6);
+  ImGui::AlignTextToFramePadding();
+  ImGui::TextDisabled("%s", low);
+  ImGui::SameLine(0, ui.px(6));
   const ImVec2 at = ImGui::GetCursorScreenPos();
   constexpr int steps = 32;
+  const float width = ui.px(3);
+  const float top = at.y + ImGui::GetFrameHeight() * 0.25f;
   for (int step = 0; step < steps; ++step) {
-    const float x = at.x + static_cast<float>(step) * 4;
-    draw->AddRectFilled(ImVec2(x, at.y + 4), ImVec2(x + 4, at.y + 15),
+    const float x = at.x + static_cast<float>(step) * width;
+    draw->AddRectFilled(ImVec2(x, top), ImVec2(x + width, top + ImGui::GetFrameHeight() * 0.5f),
                         to_imgui(share_colour((step + 0.5) / steps, ui.dark)));
   }
-  ImGui::Dummy(ImVec2(steps * 4, 12));
-  ImGui::SameLine(0, 6);
-  ImGui::TextDisabled("100 %%");
-  ImGui::SameLine(0, 16);
+  ImGui::Dummy(ImVec2(steps * width, ui.px(12)));
+  ImGui::SameLine(0, ui.px(6));
+  ImGui::TextDisabled("%s", high);
+  ImGui::SameLine(0, ui.px(14));
 }
 
-void difference_legend() {
-  ImGui::TextColored(ImVec4(0.94f, 0.59f, 0.24f, 1), "only A keeps");
-  ImGui::SameLine(0, 12);
-  ImGui::TextColored(ImVec4(0.35f, 0.59f, 0.94f, 1), "only B keeps");
-  ImGui::SameLine(0, 16);
+void legend(const Ui& ui) {
+  if (ui.state.map == "share") {
+    scale_legend(ui, "none", "all");
+  } else if (ui.state.map == "removed") {
+    scale_legend(ui, "early", "never");
+  } else if (ui.state.map == "score") {
+    scale_legend(ui, "low", "high");
+  }
 }
 
-/// The plot around the one textured quad; clicks select layer and token, drag and wheel move the
-/// view.
-void plot_map(Ui& ui, const char* slot, ImTextureID texture) {
-  const double tokens = ui.scene.token_count();
-  const int layers = ui.scene.layers();
-  double x0 = ui.state.first;
-  double x1 = ui.state.last;
-  if (!ImPlot::BeginPlot(fmt::format("##{}", slot).c_str(), ImVec2(-1, -1),
-                         ImPlotFlags_NoLegend | ImPlotFlags_NoMenus | ImPlotFlags_NoTitle |
-                             ImPlotFlags_NoMouseText)) {
+void make_cells(const Ui& ui, const SceneDecision& entry, CachedMap& map) {
+  const int heads = static_cast<int>(selected_heads(ui.scene, ui.state).size());
+  map.missing.clear();
+  if (ui.state.map == "fate") {
+    map.letters = LetterPyramid(ui.scene.layers() * heads, ui.scene.token_count(),
+                                fate_rows(ui.scene, entry, ui.state));
     return;
   }
-  ImPlot::SetupAxes("token", "layer", ImPlotAxisFlags_NoGridLines,
-                    ImPlotAxisFlags_NoGridLines | ImPlotAxisFlags_Invert | ImPlotAxisFlags_Lock);
-  ImPlot::SetupAxisLimitsConstraints(ImAxis_X1, 0, tokens);
-  ImPlot::SetupAxisLinks(ImAxis_X1, &x0, &x1);
-  ImPlot::SetupAxisLimits(ImAxis_Y1, 0, layers, ImPlotCond_Always);
-  ImPlot::PlotImage("##map", texture, ImPlotPoint(x0, 0), ImPlotPoint(x1, layers), ImVec2(0, 1),
-                    ImVec2(1, 0));
-  const double token = ui.state.token + 0.5;
-  ImPlot::PlotInfLines("##token", &token, 1,
-                       {ImPlotProp_LineColor, ImVec4(1, 1, 1, 0.65f), ImPlotProp_LineWeight, 1.0f});
-  const ImVec2 top = ImPlot::PlotToPixels(x0, ui.state.layer);
-  const ImVec2 low = ImPlot::PlotToPixels(x1, ui.state.layer + 1);
-  ImPlot::PushPlotClipRect();
-  ImPlot::GetPlotDrawList()->AddRect(top, low, IM_COL32(255, 255, 255, 200));
-  ImPlot::PopPlotClipRect();
-  if (ImPlot::IsPlotHovered()) {
-    const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
-    const int at = std::clamp(static_cast<int>(mouse.x), 0, static_cast<int>(tokens) - 1);
-    const int row = std::clamp(static_cast<int>(mouse.y), 0, layers - 1);
-    ImGui::SetTooltip("layer %d   token %d '%s'", ui.scene.layer_of(row), at,
-                      shown_token(ui.scene.tokens.text(at)).c_str());
-    if (ImGui::IsMouseClicked(ImGuiMouseButton_Left)) {
-      ui.wanted.token = at;
-      ui.wanted.layer = row;
-    }
+  std::vector<float> values = ui.state.map == "removed" ? removal_time(ui.scene, entry, ui.state)
+                              : ui.state.map == "score" ? score_rank(ui.scene, entry, ui.state)
+                                                        : kept_share(ui.scene, entry, ui.state);
+  if (values.empty()) {
+    map.missing = "no score is stored: decide with --scores";
+    return;
   }
-  ImPlot::EndPlot();
-  const int first = static_cast<int>(std::floor(x0));
-  const int last = static_cast<int>(std::ceil(x1));
-  if (first != ui.state.first || last != ui.state.last) {
-    ui.wanted.first = first;
-    ui.wanted.last = last;
-  }
-}
-
-struct PictureSize {
-  int width;
-  int height;
-};
-
-PictureSize picture_size() {
-  const ImVec2 space = ImGui::GetContentRegionAvail();
-  return {std::max(16, static_cast<int>(space.x)), std::max(16, static_cast<int>(space.y))};
+  map.shares = ColumnPyramid(ui.scene.layers(), ui.scene.token_count(), std::move(values));
 }
 
 void share_map(Ui& ui, const char* slot, int index) {
   const SceneDecision& entry = ui.scene.decisions[static_cast<std::size_t>(index)];
-  bool any = ui.state.aggregate == "any";
-  ImGui::TextUnformatted(entry.title.c_str());
-  ImGui::SameLine(0, 16);
-  share_legend(ui);
-  if (ImGui::Checkbox(fmt::format("any loss##{}", slot).c_str(), &any)) {
-    ui.wanted.aggregate = any ? "any" : "mean";
-  }
-  const PictureSize size = picture_size();
-  ImGui::SameLine(0, 16);
-  ImGui::TextDisabled("1 px = %.1f tokens",
-                      static_cast<double>(ui.state.last - ui.state.first) / size.width);
-  CachedMap& map = cache(slot);
-  const std::string pyramid_key = fmt::format("{} {}", index, heads_key(ui.state));
-  if (map.pyramid_key != pyramid_key) {
-    map.pyramid = ColumnPyramid(ui.scene.layers(), ui.scene.token_count(),
-                                kept_share(ui.scene, entry, ui.state.kv_heads));
-    map.pyramid_key = pyramid_key;
+  ImGui::AlignTextToFramePadding();
+  ImGui::TextUnformatted(fmt::format("{}: {}", slot, entry.title).c_str());
+  ImGui::SameLine(0, ui.px(12));
+  choose_mode(ui, slot);
+  legend(ui);
+  aggregate_choice(ui, slot);
+  CachedMap& map = ui.caches.maps[slot];
+  const std::string cells = fmt::format("{} {} {} {} {}", index, ui.state.map, heads_key(ui.state),
+                                        ui.state.seen, ui.state.before);
+  if (map.pyramid_key != cells) {
+    make_cells(ui, entry, map);
+    map.pyramid_key = cells;
     map.picture_key.clear();
   }
-  const std::string picture_key = fmt::format("{} {} {} {} {} {}", ui.state.first, ui.state.last,
-                                              size.width, size.height, any, ui.state.theme);
-  if (map.picture_key != picture_key) {
+  if (!map.missing.empty()) {
+    ImGui::TextDisabled("%s", map.missing.c_str());
+    return;
+  }
+  const ShareRaster view = raster_view(ui);
+  const std::string picture = raster_key(ui, view);
+  if (map.picture_key != picture) {
     map.texture =
-        ui.backend.upload(slot, rasterise_share(map.pyramid, ui.state.first, ui.state.last,
-                                                size.width, size.height, any, ui.dark));
-    map.picture_key = picture_key;
+        ui.backend.upload(slot, ui.state.map == "fate" ? rasterise_fates(map.letters, view)
+                                                       : rasterise_share(map.shares, view));
+    map.picture_key = picture;
   }
   plot_map(ui, slot, map.texture);
 }
 
 bool nothing_to_show(const Ui& ui) {
-  if (ui.scene.decisions.empty()) {
+  if (ui.scene.decisions.empty() || ui.scene.token_count() == 0) {
     ImGui::TextDisabled("no decision is open: kvscope decide X.capture.h5 -m snapkv -o DIR");
     return true;
   }
@@ -168,29 +142,37 @@ void draw_difference(Ui& ui) {
   if (nothing_to_show(ui)) {
     return;
   }
-  difference_legend();
-  CachedMap& map = cache("difference");
-  const PictureSize size = picture_size();
-  ImGui::TextDisabled("mean over the tokens of a pixel");
-  const std::string pyramid_key =
-      fmt::format("{} {} {}", ui.state.a, ui.state.b, heads_key(ui.state));
-  if (map.pyramid_key != pyramid_key) {
+  ImGui::AlignTextToFramePadding();
+  for (const auto& [value, text] :
+       {std::pair(1.0, "only A keeps"), std::pair(-1.0, "only B keeps")}) {
+    const ImVec2 at = ImGui::GetCursorScreenPos();
+    const float size = ImGui::GetFontSize() * 0.75f;
+    const float top = at.y + (ImGui::GetFrameHeight() - size) / 2;
+    ImGui::GetWindowDrawList()->AddRectFilled(ImVec2(at.x, top), ImVec2(at.x + size, top + size),
+                                              to_imgui(difference_colour(value, ui.dark)), 2);
+    ImGui::Dummy(ImVec2(size, size));
+    ImGui::SameLine(0, ui.px(4));
+    ImGui::TextUnformatted(text);
+    ImGui::SameLine(0, ui.px(12));
+  }
+  aggregate_choice(ui, "difference");
+  CachedMap& map = ui.caches.maps["difference"];
+  const std::string cells = fmt::format("{} {} {} {} {}", ui.state.a, ui.state.b,
+                                        heads_key(ui.state), ui.state.seen, ui.state.before);
+  if (map.pyramid_key != cells) {
     const auto share = [&](int index) {
-      return kept_share(ui.scene, ui.scene.decisions[static_cast<std::size_t>(index)],
-                        ui.state.kv_heads);
+      return kept_share(ui.scene, ui.scene.decisions[static_cast<std::size_t>(index)], ui.state);
     };
-    map.pyramid = ColumnPyramid(ui.scene.layers(), ui.scene.token_count(),
-                                share_difference(share(ui.state.a), share(ui.state.b)));
-    map.pyramid_key = pyramid_key;
+    map.shares = ColumnPyramid(ui.scene.layers(), ui.scene.token_count(),
+                               share_difference(share(ui.state.a), share(ui.state.b)));
+    map.pyramid_key = cells;
     map.picture_key.clear();
   }
-  const std::string picture_key = fmt::format("{} {} {} {} {}", ui.state.first, ui.state.last,
-                                              size.width, size.height, ui.state.theme);
-  if (map.picture_key != picture_key) {
-    map.texture = ui.backend.upload(
-        "difference", rasterise_difference(map.pyramid, ui.state.first, ui.state.last, size.width,
-                                           size.height, ui.dark));
-    map.picture_key = picture_key;
+  const ShareRaster view = raster_view(ui);
+  const std::string picture = raster_key(ui, view);
+  if (map.picture_key != picture) {
+    map.texture = ui.backend.upload("difference", rasterise_difference(map.shares, view));
+    map.picture_key = picture;
   }
   plot_map(ui, "difference", map.texture);
 }

@@ -6,6 +6,7 @@
 
 #include "kvscope/scene/palette.h"
 #include "kvscope/scene/spectra.h"
+#include "panels.h"
 #include "viewer.h"
 
 namespace kvscope::gui {
@@ -20,7 +21,7 @@ bool no_spectrum(const Ui& ui) {
 }
 
 void plot_curves(const char* id, const char* x, const char* y, const std::vector<Curve>& curves,
-                 bool logarithmic) {
+                 bool logarithmic, ImPlotLocation legend = ImPlotLocation_SouthWest) {
   if (curves.empty()) {
     ImGui::TextDisabled("the spectrum file does not hold this");
     return;
@@ -29,7 +30,7 @@ void plot_curves(const char* id, const char* x, const char* y, const std::vector
     return;
   }
   ImPlot::SetupAxes(x, y, ImPlotAxisFlags_AutoFit, ImPlotAxisFlags_AutoFit);
-  ImPlot::SetupLegend(ImPlotLocation_SouthWest);
+  ImPlot::SetupLegend(legend);
   if (logarithmic) {
     ImPlot::SetupAxisScale(ImAxis_X1, ImPlotScale_Log10);
     ImPlot::SetupAxisScale(ImAxis_Y1, ImPlotScale_Log10);
@@ -73,7 +74,8 @@ void draw_asymmetry(Ui& ui) {
     return;
   }
   ImGui::TextDisabled("above 0: keys are more concentrated than values (nats)");
-  plot_curves("##asymmetry", "layer", "A_KV (nats)", asymmetry_curves(*ui.scene.spectrum), false);
+  plot_curves("##asymmetry", "layer", "A_KV (nats)", asymmetry_curves(*ui.scene.spectrum), false,
+              ImPlotLocation_North);
 }
 
 void draw_head_grid(Ui& ui) {

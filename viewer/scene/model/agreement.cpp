@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kvscope/core/error.h"
+#include "kvscope/scene/moment.h"
 
 namespace kvscope {
 namespace {
@@ -67,21 +68,21 @@ SetOverlap& SetOverlap::operator+=(const SetOverlap& other) {
 std::string Agreement::remark() const {
   switch (budgets) {
     case BudgetMatch::same:
-      return "equal budgets";
+      return "equal memory";
     case BudgetMatch::near:
-      return fmt::format("budgets differ by {:.1f} %", 100 * slot_difference);
+      return fmt::format("memory differs by {:.1f} %", 100 * slot_difference);
     case BudgetMatch::different:
       break;
   }
-  return fmt::format("not comparable: budgets differ by {:.1f} %", 100 * slot_difference);
+  return fmt::format("not comparable: memory differs by {:.1f} %", 100 * slot_difference);
 }
 
 Agreement agreement(const Decision& a, const Decision& b) {
   check_same_run(a, b);
   Agreement result;
   result.kv_heads = a.kv_heads;
-  const auto slots_a = static_cast<double>(a.granted_slots());
-  const auto slots_b = static_cast<double>(b.granted_slots());
+  const double slots_a = cache_use(a).mean_slots;
+  const double slots_b = cache_use(b).mean_slots;
   const double larger = std::max({slots_a, slots_b, 1.0});
   result.slot_difference = std::abs(slots_a - slots_b) / larger;
   result.budgets = result.slot_difference <= same_budget   ? BudgetMatch::same

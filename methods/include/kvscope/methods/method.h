@@ -41,7 +41,9 @@ struct PieceInfo {
   std::string scope;       ///< "head", "layer" or "model": how far raw scores compare
   std::vector<ParameterInfo> parameters;
   std::vector<TermInfo> terms;
-  std::string combine;     ///< how the terms make the score, e.g. "product"
+  /// The formula that makes the score of the terms: names, "*", "+" and a leading "-",
+  /// e.g. "column_norm * projected_value_norm + from_neighbours".
+  std::string combine;
   std::string expands_to;  ///< presets: the text they stand for
 };
 

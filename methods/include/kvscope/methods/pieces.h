@@ -118,10 +118,14 @@ class Allocator {
   virtual bool even() const { return false; }
 };
 
+/// The rows of a cache, as selectors may ask for them.
+enum class Rows { none, values, keys_post_rope, keys_pre_rope };
+
 /// One KV head, as a selector sees it.
 struct HeadScores {
   std::span<const float> scores;  ///< [tokens]
   const Protection& protection;
+  std::span<const float> rows{};  ///< [tokens, head_dim] what `reads` asked for, else empty
 };
 
 /// Which of the unprotected tokens stay.
@@ -131,6 +135,8 @@ class Selector {
   /// Unprotected tokens that stay, best first; `slots` is what the head may hold beside the
   /// protected ones. Equal scores: the lower token stays.
   virtual std::vector<int> select(const HeadScores& head, int slots) const = 0;
+  /// What the choice looks at beside the scores.
+  virtual Rows reads() const { return Rows::none; }
   /// Why tokens stay or go.
   virtual Reason reason() const { return Reason::score; }
   /// Whether as many stay as were granted.

@@ -31,8 +31,8 @@ std::string to_text(const Spectrum& spectrum);
 /// [layers, ...], eigenvalues left to the file.
 std::string to_json(const Spectrum& spectrum);
 
-/// Text as a terminal may show it: control characters and bytes that are no UTF-8 become \n, \t,
-/// \x1B.
+/// Text as a terminal may show it: control characters, those that turn the line round, and bytes
+/// that are no UTF-8 become \n, \t, \x1B.
 std::string printable(const std::string& bytes);
 
 }  // namespace kvscope

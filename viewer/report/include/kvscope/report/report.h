@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -10,21 +11,15 @@
 #include "kvscope/core/decision.h"
 #include "kvscope/core/tokens.h"
 #include "kvscope/scene/agreement.h"
+#include "kvscope/scene/answers.h"
 #include "kvscope/scene/checks.h"
 #include "kvscope/scene/fate_counts.h"
+#include "kvscope/scene/token_class.h"
 
 namespace kvscope {
 
 /// What one method's run answered, as `kvscope generate` found it.
-struct ReportAnswer {
-  std::string method;  ///< canonical text, as in the decision
-  std::string keep;
-  std::string text;
-  int first_divergence = -1;  ///< first answer token that differs from the full cache's; -1 = none
-  double mean_divergence =
-      std::numeric_limits<double>::quiet_NaN();  ///< KL(full || compressed), nats
-  std::int64_t cache_bytes = 0;
-};
+using ReportAnswer = Answer;
 
 /// Everything a report is made from.
 struct ReportInput {
@@ -35,6 +30,7 @@ struct ReportInput {
   std::optional<std::string> full_answer;  ///< of the full cache
   std::vector<ReportAnswer> answers;       ///< any order; matched by method and budget
   int lost_tokens = 8;                     ///< most costly ones listed per method
+  bool any_memory = false;  ///< compare methods whose mean caches differ by more than 5 % too
 };
 
 /// A lost token and what losing it cost.
@@ -47,6 +43,7 @@ struct LostToken {
   char fate = 'E';         ///< there
   int lost_heads = 0;      ///< places in which it holds no slot
   int heads = 0;           ///< layers * kv_heads
+  std::string why;         ///< in sentences, at the worst place
   std::string before;      ///< text around it, printable
   std::string text;
   std::string after;
@@ -94,10 +91,15 @@ struct ReportMethod {
   std::int64_t granted_slots = 0;
   std::int64_t held_slots = 0;  ///< of all tokens covered, those after the last cut included
   std::int64_t held_bytes = 0;
-  std::int64_t full_bytes = 0;  ///< of the whole cache
-  int least_granted_layer = 0;  ///< slots granted to a layer: fewest and most
+  std::int64_t full_bytes = 0;   ///< of the whole cache
+  std::int64_t first_bytes = 0;  ///< of the cache just before the first cut
+  std::int64_t peak_bytes = 0;   ///< most from the first cut on
+  std::int64_t mean_bytes = 0;   ///< mean over the tokens from the first cut on
+  int least_granted_layer = 0;   ///< slots granted to a layer: fewest and most
   int most_granted_layer = 0;
   FateTable fates;
+  double gone_share = 0;  ///< of the cells: evicted or dropped, so that no slot holds their content
+  std::array<ClassShare, token_classes> classes{};
   ReportCost cost;
   std::vector<ReportLayer> layers;
   std::vector<FateCounts> token_fates;  ///< [tokens] over layers and KV heads
@@ -137,7 +139,8 @@ struct FoundToken {
 /// How one method treated a searched text.
 struct FoundFate {
   int method = 0;       ///< index into methods
-  std::string verdict;  ///< "kept whole", "kept in part", "lost": some token holds no slot anywhere
+  std::string verdict;  ///< "kept whole", "kept in part"; "lost" or "merged away": some token holds
+                        ///< no slot anywhere
   int whole_heads = 0;  ///< places that hold every token of it
   int none_heads = 0;   ///< places that hold none
   int heads = 0;
@@ -169,6 +172,8 @@ struct Report {
   std::vector<ReportToken> tokens;
   std::vector<ReportMethod> methods;
   std::vector<ReportPair> pairs;
+  bool any_memory = false;  ///< pairs are shown whatever their memory
+  std::string memory;       ///< a sentence: whether the methods' mean caches match
   std::vector<FoundText> found;
   std::optional<std::string> full_answer;
 };

@@ -20,13 +20,13 @@ struct SetOverlap {
   SetOverlap& operator+=(const SetOverlap& other);
 };
 
-/// How far two decisions may be compared: granted slots within 1 %, within 5 %, or further apart.
+/// How far two decisions may be compared: mean caches within 1 %, within 5 %, or further apart.
 enum class BudgetMatch { same, near, different };
 
 /// Agreement of two decisions on which tokens hold a slot.
 struct Agreement {
   BudgetMatch budgets = BudgetMatch::same;
-  double slot_difference = 0;  ///< |granted_a - granted_b| / larger
+  double slot_difference = 0;  ///< of the mean slots held from the first cut on, over the larger
   int kv_heads = 0;
   SetOverlap total;
   std::vector<SetOverlap> layer;  ///< [layers]
@@ -34,9 +34,9 @@ struct Agreement {
   int worst_layer_row = 0;        ///< row and KV head of least Jaccard; the first of equals
   int worst_kv_head = 0;
 
-  /// Budgets within 5 %.
+  /// Mean caches within 5 %.
   bool comparable() const { return budgets != BudgetMatch::different; }
-  /// "equal budgets", "budgets differ by 2.3 %", "not comparable: budgets differ by 40.0 %".
+  /// "equal memory", "memory differs by 2.3 %", "not comparable: memory differs by 40.0 %".
   std::string remark() const;
   const SetOverlap& at(int layer_row, int kv_head) const {
     return head[static_cast<std::size_t>(layer_row) * static_cast<std::size_t>(kv_heads) +

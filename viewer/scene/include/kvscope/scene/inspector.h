@@ -23,12 +23,16 @@ struct WhyRow {
   double first_lost = 0;
   double margin = 0;      ///< (score - cut) / |cut|; NaN without
   double lost_error = 0;  ///< relative output error of losing this token alone; NaN without metrics
+  int removed_seen = -1;  ///< tokens that had passed when it lost its slot; -1 = never
   struct Term {
     std::string name;
+    std::string unit;
     double value = 0;
+    double percentile = 0;  ///< share of the head's tokens with a smaller value
   };
   std::vector<Term> terms;
-  std::string merged_into;  ///< "token 81 (0.25)" for merged tokens; sources for targets
+  std::string combine;      ///< how the terms make the score, as the method says it
+  std::string merged_into;  ///< "into 81 (0.25)" for merged tokens; sources for targets
 };
 
 struct Inspection {
@@ -37,12 +41,22 @@ struct Inspection {
   std::int32_t id = 0;
   int position = 0;
   std::string segment;
+  std::string kind;    ///< token class
   int layer = 0;       ///< true index
   int kept_heads = 0;  ///< of decision A, over all layers
   int heads = 0;
   std::vector<WhyRow> rows;  ///< every decision x selected head
 };
 
+/// Why a decision treated a token so in one layer (row among the captured ones) and KV head;
+/// `letter` is its fate there.
+WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, char letter);
+
+/// At the moment of the state. Cost: one pass over the tokens of each selected head and decision.
 Inspection inspect_token(const Scene& scene, const State& state);
+
+/// A row in sentences: the fate and its reason, the rank against the slots, the margin to the cut,
+/// the method's own terms, merges, and what losing the token costs.
+std::string why_text(const WhyRow& row);
 
 }  // namespace kvscope

@@ -9,6 +9,7 @@
 #include "kvscope/core/spectrum.h"
 #include "kvscope/core/tokens.h"
 #include "kvscope/scene/agreement.h"
+#include "kvscope/scene/answers.h"
 #include "kvscope/scene/checks.h"
 #include "kvscope/scene/fate_counts.h"
 #include "kvscope/scene/state.h"
@@ -31,6 +32,7 @@ struct Scene {
   TokenTable tokens;
   std::vector<SceneDecision> decisions;
   std::optional<Spectrum> spectrum;
+  std::optional<Answers> answers;  ///< of `kvscope generate` on the same prompt
 
   StateLimits limits() const;
   int layers() const;  ///< rows of the maps
@@ -44,6 +46,9 @@ struct Scene {
 /// model or shape than the capture, or decisions disagree with each other.
 Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
                  std::vector<Decision> decisions, std::optional<Spectrum> spectrum);
+
+/// The scene with one more decision; the others keep their places. Throws as make_scene does.
+void add_decision(Scene& scene, Decision decision);
 
 /// A cell of the maps; -1 = none.
 struct Place {

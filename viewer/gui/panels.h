@@ -1,0 +1,30 @@
+#pragma once
+
+namespace kvscope::gui {
+
+struct Ui;
+
+void draw_selection(Ui& ui);
+void draw_strip(Ui& ui);
+void draw_fate_map_a(Ui& ui);
+void draw_fate_map_b(Ui& ui);
+void draw_difference(Ui& ui);
+void draw_heads(Ui& ui);
+void draw_inspector(Ui& ui);
+void draw_agreement(Ui& ui);
+void draw_answers(Ui& ui);
+void draw_classes(Ui& ui);
+void draw_scores(Ui& ui);
+void draw_checks(Ui& ui);
+void draw_methods(Ui& ui);
+void draw_search(Ui& ui);
+void draw_bookmarks(Ui& ui);
+void draw_run(Ui& ui);
+void draw_steps(Ui& ui);
+void draw_merges(Ui& ui);
+void draw_eigenvalues(Ui& ui);
+void draw_ranks(Ui& ui);
+void draw_asymmetry(Ui& ui);
+void draw_head_grid(Ui& ui);
+
+}  // namespace kvscope::gui
