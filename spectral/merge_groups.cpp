@@ -30,11 +30,14 @@ class Slots {
     content_[token] = std::move(weights);
     key_row_[token] = key_row;
   }
-  void move(int source, int target) {
-    if (source != target) {
-      const std::set<int> moved = members(source);
-      members(target).insert(moved.begin(), moved.end());
-      members(source).clear();
+  /// Moves what each source stands for to its target, all at once.
+  void move(const std::map<int, int>& targets) {
+    std::map<int, std::set<int>> leaving;
+    for (const auto& [source, target] : targets) {
+      leaving[source].swap(members(source));
+    }
+    for (const auto& [source, target] : targets) {
+      members(target).insert(leaving[source].begin(), leaving[source].end());
     }
   }
   std::vector<MergeGroup> groups() {
@@ -97,10 +100,11 @@ std::vector<MergeGroup> merge_groups(const LayerDecision& layer, int kv_head, in
       }
       slots.hold(target, weights, rows[target]);
     }
+    std::map<int, int> targets;
     for (const auto& [source, best] : home) {
-      slots.members(best.second);
-      slots.move(source, best.second);
+      targets[source] = best.second;
     }
+    slots.move(targets);
     first = last;
   }
   return slots.groups();

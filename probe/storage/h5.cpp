@@ -207,7 +207,7 @@ Handle create_dataset(hid_t file, const DatasetSpec& spec, CreateOptions options
     H5Pset_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
     if (options.compress) {
       H5Pset_shuffle(properties);
-      H5Pset_deflate(properties, 1);
+      H5Pset_deflate(properties, static_cast<unsigned>(options.level));
     }
   }
   set_fill(properties, spec.type);
@@ -240,12 +240,13 @@ void write_all(hid_t dataset, const std::string& path, hid_t memory_type, const 
 }
 
 template <typename T>
-Handle store(hid_t file, const DatasetSpec& spec, const std::vector<T>& values) {
+Handle store(hid_t file, const DatasetSpec& spec, const std::vector<T>& values,
+             CreateOptions options) {
   const Session session;
   KVSCOPE_CHECK(elements(spec.shape) == static_cast<std::int64_t>(values.size()), ErrorCode::failed,
                 fmt::format("{} values for shape {}", values.size(), extent_text(spec.shape)),
                 "/" + spec.path);
-  Handle dataset = create_dataset(file, spec, {});
+  Handle dataset = create_dataset(file, spec, options);
   if (!values.empty()) {
     write_all(dataset, spec.path, native<T>(), values.data());
   }
@@ -271,12 +272,12 @@ std::vector<T> load(hid_t file, const std::string& path, const Extent& expected)
   return values;
 }
 
-template Handle store(hid_t, const DatasetSpec&, const std::vector<float>&);
-template Handle store(hid_t, const DatasetSpec&, const std::vector<double>&);
-template Handle store(hid_t, const DatasetSpec&, const std::vector<std::int32_t>&);
-template Handle store(hid_t, const DatasetSpec&, const std::vector<std::int64_t>&);
-template Handle store(hid_t, const DatasetSpec&, const std::vector<std::uint8_t>&);
-template Handle store(hid_t, const DatasetSpec&, const std::vector<std::uint64_t>&);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<float>&, CreateOptions);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<double>&, CreateOptions);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::int32_t>&, CreateOptions);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::int64_t>&, CreateOptions);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::uint8_t>&, CreateOptions);
+template Handle store(hid_t, const DatasetSpec&, const std::vector<std::uint64_t>&, CreateOptions);
 template std::vector<float> load(hid_t, const std::string&, const Extent&);
 template std::vector<double> load(hid_t, const std::string&, const Extent&);
 template std::vector<std::int32_t> load(hid_t, const std::string&, const Extent&);

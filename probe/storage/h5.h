@@ -82,7 +82,8 @@ std::uint16_t to_bf16(float value);  ///< round to nearest even; NaN stays NaN
 /// What `create_dataset` needs besides a DatasetSpec.
 struct CreateOptions {
   bool grows = false;     ///< first axis may be extended or shrunk
-  bool compress = false;  ///< shuffle + gzip 1
+  bool compress = false;  ///< shuffle + gzip
+  int level = 1;          ///< of gzip
 };
 Handle create_dataset(hid_t file, const DatasetSpec& spec, CreateOptions options);
 
@@ -121,7 +122,8 @@ inline hid_t native<std::uint64_t>() {
 
 /// Creates and fills a dataset of the spec's shape. Throws unless sizes agree.
 template <typename T>
-Handle store(hid_t file, const DatasetSpec& spec, const std::vector<T>& values);
+Handle store(hid_t file, const DatasetSpec& spec, const std::vector<T>& values,
+             CreateOptions options = {});
 /// Reads a whole dataset, at most `limit` elements. Throws Error{corrupt_file} beyond.
 template <typename T>
 std::vector<T> load(hid_t file, const std::string& path, const Extent& expected);

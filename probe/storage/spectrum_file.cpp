@@ -1,13 +1,18 @@
 #include "kvscope/storage/spectrum_file.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <hdf5_hl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "attributes.h"
 #include "h5.h"
+#include "spectrum_extras.h"
 #include "temporary_file.h"
 
 namespace kvscope {
@@ -30,24 +35,59 @@ bool holds_counts(const std::string& path) {
   return path.ends_with("energy_rank") || path.ends_with("mode_block");
 }
 
+ElementType type_of(const std::string& path) {
+  if (holds_counts(path)) {
+    return ElementType::i4;
+  }
+  if (path.ends_with("cos_adj_hist")) {
+    return ElementType::u8;
+  }
+  const bool single = path.ends_with("left_vectors") || path.ends_with("cos_adj_quantiles") ||
+                      path.starts_with("timing/");
+  return single ? ElementType::f4 : ElementType::f8;
+}
+
+/// Attaches the scales of the axes that have one.
+void attach_scales(hid_t file, hid_t dataset, const std::vector<std::string>& axes) {
+  for (std::size_t axis = 0; axis < axes.size(); ++axis) {
+    const std::string scale = "axes/" + axes[axis];
+    if (h5::exists(file, scale)) {
+      H5DSattach_scale(dataset, h5::open_dataset(file, scale), static_cast<unsigned>(axis));
+    }
+  }
+}
+
 void write_table(hid_t file, const std::string& path, const SpectrumTable& table) {
   DatasetSpec spec;
   spec.path = path;
-  spec.type = holds_counts(path) ? ElementType::i4 : ElementType::f8;
+  spec.type = type_of(path);
   spec.shape.assign(table.shape.begin(), table.shape.end());
+  spec.chunk = spec.shape;
+  if (!spec.chunk.empty()) {
+    spec.chunk[0] = 1;  // one layer
+  }
   spec.labels = table.axes;
   spec.units = table.units;
   spec.long_name = table.long_name;
   spec.formula = table.formula;
-  if (!holds_counts(path)) {
-    h5::store(file, spec, table.values);
-    return;
+  const h5::CreateOptions options{.grows = false, .compress = true, .level = 4};
+  Handle dataset;
+  if (spec.type == ElementType::i4) {
+    std::vector<std::int32_t> counts;
+    for (const double value : table.values) {
+      counts.push_back(std::isfinite(value) ? static_cast<std::int32_t>(value) : -1);
+    }
+    dataset = h5::store(file, spec, counts, options);
+  } else if (spec.type == ElementType::u8) {
+    std::vector<std::uint64_t> counts;
+    for (const double value : table.values) {
+      counts.push_back(value > 0 ? static_cast<std::uint64_t>(value) : 0);
+    }
+    dataset = h5::store(file, spec, counts, options);
+  } else {
+    dataset = h5::store(file, spec, table.values, options);
   }
-  std::vector<std::int32_t> counts;
-  for (const double value : table.values) {
-    counts.push_back(std::isfinite(value) ? static_cast<std::int32_t>(value) : -1);
-  }
-  h5::store(file, spec, counts);
+  attach_scales(file, dataset, table.axes);
 }
 
 SpectrumTable read_table(hid_t file, const std::string& path) {
@@ -95,10 +135,6 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-std::vector<std::uint8_t> bytes_of(const std::string& text) {
-  return {text.begin(), text.end()};
-}
-
 void write_status(hid_t file, const Spectrum& spectrum) {
   const Extent shape = {static_cast<std::int64_t>(spectrum.layers.size()),
                         static_cast<std::int64_t>(spectrum.projections.size())};
@@ -106,7 +142,7 @@ void write_status(hid_t file, const Spectrum& spectrum) {
   spec.path = "status/code";
   spec.type = ElementType::u1;
   spec.shape = shape;
-  spec.labels = {"layer", "projection"};
+  spec.labels = {"layer", "proj"};
   spec.long_name =
       "0 ok, 1 missing, 2 nonfinite, 3 zero, 4 neg_eig, 5 no_convergence, 6 unsupported_dtype, 7 "
       "bad_shape, 8 skipped_by_user";
@@ -115,12 +151,7 @@ void write_status(hid_t file, const Spectrum& spectrum) {
     codes.push_back(static_cast<std::uint8_t>(status));
   }
   h5::store(file, spec, codes);
-  const std::string messages = joined(spectrum.message, '\n');
-  spec.path = "status/message_bytes";
-  spec.shape = {static_cast<std::int64_t>(messages.size())};
-  spec.labels = {};
-  spec.long_name = "one line for each matrix, in the order of /status/code";
-  h5::store(file, spec, bytes_of(messages));
+  h5::store_texts(file, "status/message", shape, spectrum.message);
 }
 
 int size_attribute(hid_t file, const char* name, const std::string& path) {
@@ -139,11 +170,90 @@ void read_status(hid_t file, Spectrum& spectrum, const std::string& path) {
                   path + ", /status/code");
     spectrum.status.push_back(static_cast<SpectrumStatus>(code));
   }
+  if (h5::exists(file, "status/message")) {
+    spectrum.message = h5::load_texts(file, "status/message", spectrum.status.size());
+    return;
+  }
+  // Version 1.0 of kvscope 0.1: one line for each matrix.
   const std::string name = "status/message_bytes";
   const Extent extent = h5::extent(h5::open_dataset(file, name), name);
   const auto bytes = h5::load<std::uint8_t>(file, name, extent);
   spectrum.message = split({bytes.begin(), bytes.end()}, '\n');
   spectrum.message.resize(spectrum.status.size());
+}
+
+/// Axes with a scale: true layer indices, names of projections, heads.
+void write_axes(hid_t file, const Spectrum& spectrum) {
+  const auto numbers = [&](const std::string& name, const std::vector<std::int32_t>& values) {
+    DatasetSpec axis;
+    axis.path = "axes/" + name;
+    axis.type = ElementType::i4;
+    axis.shape = {static_cast<std::int64_t>(values.size())};
+    H5DSset_scale(h5::store(file, axis, values), name.c_str());
+  };
+  numbers("layer", {spectrum.layers.begin(), spectrum.layers.end()});
+  for (const auto& [name, count] :
+       {std::pair("q_head", spectrum.query_heads), std::pair("kv_head", spectrum.kv_heads)}) {
+    std::vector<std::int32_t> values(static_cast<std::size_t>(count));
+    std::iota(values.begin(), values.end(), 0);
+    numbers(name, values);
+  }
+  h5::store_texts(file, "axes/proj", {static_cast<std::int64_t>(spectrum.projections.size())},
+                  spectrum.projections);
+  H5DSset_scale(h5::open_dataset(file, "axes/proj"), "proj");
+}
+
+/// Root attributes: sizes under our names and those of the schema, then what the analysis added.
+void write_root(hid_t file, const Spectrum& s) {
+  h5::set_format(file, "kvscope.spectrum");
+  h5::set_text(file, "schema", "kv-spectral");
+  h5::set_text(file, "schema_version", "1.0");
+  h5::set_text(file, "model", s.model_name);
+  h5::set_text(file, "model_hash", s.model_hash);
+  h5::set_text(file, "weights_dtype", s.weights_dtype);
+  h5::set_text(file, "stored_dtype", s.weights_dtype);
+  const std::pair<const char*, int> sizes[] = {
+      {"query_heads", s.query_heads}, {"n_heads", s.query_heads}, {"kv_heads", s.kv_heads},
+      {"n_kv_heads", s.kv_heads},     {"head_dim", s.head_dim},   {"hidden_dim", s.hidden_dim},
+      {"d_model", s.hidden_dim}};
+  for (const auto& [name, size] : sizes) {
+    h5::set_number(file, name, size);
+  }
+  h5::set_text(file, "projections", joined(s.projections, ','));
+  h5::set_text(
+      file, "created_utc",
+      fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(
+                                               std::chrono::system_clock::now()))));
+  if (s.attributes.contains("")) {
+    h5::store_attributes(file, s.attributes.at(""));
+  }
+}
+
+/// Attributes of tables and groups; the objects exist by now.
+void write_attributes(hid_t file, const Spectrum& spectrum) {
+  for (const auto& [path, attributes] : spectrum.attributes) {
+    if (!path.empty() && h5::exists(file, path)) {
+      const Handle object(H5Oopen(file, path.c_str(), H5P_DEFAULT), H5Oclose);
+      h5::require(static_cast<bool>(object), ErrorCode::failed, "the object cannot be opened",
+                  path);
+      h5::store_attributes(object, attributes);
+    }
+  }
+}
+
+void read_attributes(hid_t file, Spectrum& spectrum) {
+  std::vector<std::string> paths = h5::list_groups(file);
+  for (const auto& [path, table] : spectrum.tables) {
+    paths.push_back(path);
+  }
+  for (const std::string& path : paths) {
+    const Handle object(H5Oopen(file, path.c_str(), H5P_DEFAULT), H5Oclose);
+    h5::Attributes found = object ? h5::load_attributes(object) : h5::Attributes();
+    if (!found.empty()) {
+      spectrum.attributes[path] = std::move(found);
+    }
+  }
+  spectrum.attributes[""] = h5::load_attributes(file);
 }
 
 }  // namespace
@@ -153,39 +263,16 @@ void write_spectrum(const std::string& path, const Spectrum& spectrum, bool forc
   {
     const Session session;
     Handle file = h5::create_file(temporary.name());
-    h5::set_format(file, "kvscope.spectrum");
-    h5::set_text(file, "schema", "kv-spectral");
-    h5::set_text(file, "model", spectrum.model_name);
-    h5::set_text(file, "model_hash", spectrum.model_hash);
-    h5::set_text(file, "weights_dtype", spectrum.weights_dtype);
-    h5::set_number(file, "query_heads", spectrum.query_heads);
-    h5::set_number(file, "kv_heads", spectrum.kv_heads);
-    h5::set_number(file, "head_dim", spectrum.head_dim);
-    h5::set_number(file, "hidden_dim", spectrum.hidden_dim);
-    h5::set_text(file, "projections", joined(spectrum.projections, ','));
-    DatasetSpec axis;
-    axis.path = "axes/layer";
-    axis.type = ElementType::i4;
-    axis.shape = {static_cast<std::int64_t>(spectrum.layers.size())};
-    h5::store(file, axis,
-              std::vector<std::int32_t>(spectrum.layers.begin(), spectrum.layers.end()));
-    const auto counting = [&](const char* name, int count) {
-      std::vector<std::int32_t> values(static_cast<std::size_t>(count));
-      for (int index = 0; index < count; ++index) {
-        values[static_cast<std::size_t>(index)] = index;
-      }
-      axis.path = std::string("axes/") + name;
-      axis.shape = {count};
-      h5::store(file, axis, values);
-    };
-    counting("q_head", spectrum.query_heads);
-    counting("kv_head", spectrum.kv_heads);
+    write_root(file, spectrum);
+    write_axes(file, spectrum);
     for (const auto& [name, table] : spectrum.tables) {
       KVSCOPE_CHECK(is_table(name), ErrorCode::failed, "this table has no place in the schema",
                     name);
       write_table(file, name, table);
     }
     write_status(file, spectrum);
+    h5::store_claims(file, spectrum.claims);
+    write_attributes(file, spectrum);
     h5::require(H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0 && file.reset(), ErrorCode::io,
                 "the file cannot be closed", path);
   }
@@ -217,6 +304,8 @@ Spectrum read_spectrum(const std::string& path) {
     }
   }
   read_status(file, spectrum, path);
+  spectrum.claims = h5::load_claims(file);
+  read_attributes(file, spectrum);
   return spectrum;
 }
 

@@ -33,36 +33,6 @@ struct Options {
   Sampling sampling;
 };
 
-/// "0-3,7" as a sorted list. Throws Error{usage}.
-std::vector<int> parse_list(const std::string& text, const std::string& flag, int limit) {
-  std::vector<int> numbers;
-  std::stringstream items(text);
-  for (std::string item; std::getline(items, item, ',');) {
-    int first = 0;
-    int last = 0;
-    int used = 0;
-    const bool range = std::sscanf(item.c_str(), "%d-%d%n", &first, &last, &used) == 2 &&
-                       used == static_cast<int>(item.size());
-    if (!range) {
-      used = 0;
-      KVSCOPE_CHECK(std::sscanf(item.c_str(), "%d%n", &first, &used) == 1 &&
-                        used == static_cast<int>(item.size()),
-                    ErrorCode::usage, fmt::format("'{}' is neither a number nor a range", item),
-                    flag, "write for example 0-3,7");
-      last = first;
-    }
-    KVSCOPE_CHECK(first >= 0 && last >= first && last < limit, ErrorCode::usage,
-                  fmt::format("'{}' lies outside 0 to {}", item, limit - 1), flag,
-                  "choose within the range");
-    for (int number = first; number <= last; ++number) {
-      numbers.push_back(number);
-    }
-  }
-  std::sort(numbers.begin(), numbers.end());
-  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
-  return numbers;
-}
-
 ElementType cache_type(const std::string& dtype) {
   return dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
 }

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 #include "kvscope/core/error.h"
 #include "kvscope/core/log.h"
@@ -167,6 +169,35 @@ void write_text_file(const std::string& path, const std::string& text, bool forc
     std::filesystem::remove(temporary, failure);
     throw Error(ErrorCode::io, "cannot rename the finished file: " + reason, path);
   }
+}
+
+std::vector<int> parse_list(const std::string& text, const std::string& flag, int limit) {
+  std::vector<int> numbers;
+  std::stringstream items(text);
+  for (std::string item; std::getline(items, item, ',');) {
+    int first = 0;
+    int last = 0;
+    int used = 0;
+    const bool range = std::sscanf(item.c_str(), "%d-%d%n", &first, &last, &used) == 2 &&
+                       used == static_cast<int>(item.size());
+    if (!range) {
+      used = 0;
+      KVSCOPE_CHECK(std::sscanf(item.c_str(), "%d%n", &first, &used) == 1 &&
+                        used == static_cast<int>(item.size()),
+                    ErrorCode::usage, fmt::format("'{}' is neither a number nor a range", item),
+                    flag, "write for example 0-3,7");
+      last = first;
+    }
+    KVSCOPE_CHECK(first >= 0 && last >= first && last < limit, ErrorCode::usage,
+                  fmt::format("'{}' lies outside 0 to {}", item, limit - 1), flag,
+                  "choose within the range");
+    for (int number = first; number <= last; ++number) {
+      numbers.push_back(number);
+    }
+  }
+  std::sort(numbers.begin(), numbers.end());
+  numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
+  return numbers;
 }
 
 }  // namespace kvscope::cli

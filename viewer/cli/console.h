@@ -4,6 +4,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace kvscope::cli {
 
@@ -49,5 +50,7 @@ std::string read_text_file(const std::string& path, std::int64_t limit = std::in
 void write_text_file(const std::string& path, const std::string& text, bool force);
 /// Throws Error{usage} if `path` exists and `force` is off: before any work.
 void refuse_existing(const std::string& path, bool force);
+/// "0-3,7" as a sorted list of numbers in [0, limit). Throws Error{usage} naming `flag`.
+std::vector<int> parse_list(const std::string& text, const std::string& flag, int limit);
 
 }  // namespace kvscope::cli

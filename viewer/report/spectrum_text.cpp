@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kvscope/report/formats.h"
+#include "spectrum_parts.h"
 #include "text_table.h"
 
 namespace kvscope {
@@ -151,7 +152,9 @@ std::string to_text(const Spectrum& spectrum) {
       layer_table(spectrum);
   text += "\nASYMMETRY   A_KV = ln PRrel_V - ln PRrel_K; above 0: V more dispersed than K\n" +
           asymmetry_table(spectrum) + verdict(spectrum);
-  return text + extreme_heads(spectrum) + problems(spectrum);
+  return text + extreme_heads(spectrum) + report::product_table(spectrum) +
+         report::token_table(spectrum) + report::merging_table(spectrum) +
+         report::claims_table(spectrum) + problems(spectrum);
 }
 
 std::string to_json(const Spectrum& spectrum) {
@@ -174,7 +177,7 @@ std::string to_json(const Spectrum& spectrum) {
          {"message", spectrum.message[at]}});
   }
   for (const auto& [path, table] : spectrum.tables) {
-    if (path.find("eigenvalues") != std::string::npos) {
+    if (report::is_bulky(path)) {
       continue;
     }
     nlohmann::ordered_json values = nlohmann::ordered_json::array();
@@ -186,6 +189,20 @@ std::string to_json(const Spectrum& spectrum) {
                             {"axes", table.axes},
                             {"units", table.units},
                             {"values", std::move(values)}};
+  }
+  const auto number_or_null = [](double number) {
+    return std::isfinite(number) ? nlohmann::ordered_json(number) : nlohmann::ordered_json();
+  };
+  root["claims"] = nlohmann::ordered_json::array();
+  for (const SpectrumClaim& claim : spectrum.claims) {
+    root["claims"].push_back({{"name", claim.name},
+                              {"statement", claim.statement},
+                              {"statistic", number_or_null(claim.statistic)},
+                              {"lo", number_or_null(claim.low)},
+                              {"hi", number_or_null(claim.high)},
+                              {"p", number_or_null(claim.p)},
+                              {"n", claim.count},
+                              {"verdict", claim.verdict}});
   }
   return root.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }

@@ -24,12 +24,20 @@ std::string to_csv_tokens(const Report& report);
 std::string to_html(const Report& report);
 
 /// Per layer and projection: norms, ranks and their ratios to the random-matrix null, noise floor,
-/// status; then the asymmetry index and the heads where it is largest and smallest.
+/// status; then the asymmetry index and the heads where it is largest and smallest, products,
+/// adjacent tokens, merge loss and claims where the spectrum has them.
 std::string to_text(const Spectrum& spectrum);
 
-/// The same numbers, keys stable (format "kvscope.spectrum.table", version 1); all tables of shape
-/// [layers, ...], eigenvalues left to the file.
+/// The same numbers, keys stable (format "kvscope.spectrum.table", version 1), and the claims; what
+/// has one number per mode is left to the file.
 std::string to_json(const Spectrum& spectrum);
+
+/// One tidy table of the same numbers: table, units, layer, place (projection or head), index,
+/// value.
+std::string to_csv(const Spectrum& spectrum);
+
+/// One self-contained page: claims, the twelve pictures of the middle layer, all layers.
+std::string to_html(const Spectrum& spectrum);
 
 /// Text as a terminal may show it: control characters, those that turn the line round, and bytes
 /// that are no UTF-8 become \n, \t, \x1B.
