@@ -13,20 +13,42 @@ namespace {
 #define KVSCOPE_INLINE inline __attribute__((always_inline))
 
 constexpr std::int64_t width = 16;
+constexpr std::int64_t step = 2 * width;  ///< columns of one turn of the inner loop
 
 // Registers by reference only: passing them by value would depend on the instruction set.
 using Floats = float __attribute__((vector_size(64)));
 using Words = std::uint32_t __attribute__((vector_size(64)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
 
-KVSCOPE_INLINE void load16(const float* from, Floats& out) {
-  std::memcpy(&out, from, sizeof(out));
+/// `step` weights as two registers, which meet x in the order of `arrange`.
+KVSCOPE_INLINE void load_step(const float* from, Floats& first, Floats& second) {
+  std::memcpy(&first, from, sizeof(first));
+  std::memcpy(&second, from + width, sizeof(second));
 }
-KVSCOPE_INLINE void load16(const Bf16* from, Floats& out) {
-  Halves halves;
-  std::memcpy(&halves, from, sizeof(halves));
-  const Words words = __builtin_convertvector(halves, Words) << 16;
-  std::memcpy(&out, &words, sizeof(out));
+/// Two bfloat16 share a word: the even one below, the odd one above.
+KVSCOPE_INLINE void load_step(const Bf16* from, Floats& first, Floats& second) {
+  Words words;
+  std::memcpy(&words, from, sizeof(words));
+  const Words even = words << 16;
+  const Words odd = words & 0xffff0000u;
+  std::memcpy(&first, &even, sizeof(first));
+  std::memcpy(&second, &odd, sizeof(second));
+}
+
+/// x as the loops read it: bfloat16 weights want the even columns of each step before the odd ones.
+template <typename T>
+std::vector<float> arrange(const float* x, std::int64_t columns) {
+  std::vector<float> arranged(x, x + columns);
+  if (sizeof(T) == sizeof(float)) {
+    return arranged;
+  }
+  for (std::int64_t first = 0; first + step <= columns; first += step) {
+    float* to = arranged.data() + first;
+    for (std::int64_t pair = 0; pair < width; ++pair) {
+      to[pair] = x[first + 2 * pair];
+      to[pair + width] = x[first + 2 * pair + 1];
+    }
+  }
+  return arranged;
 }
 
 KVSCOPE_INLINE float value_of(float value) {
@@ -50,24 +72,26 @@ KVSCOPE_INLINE float sum_of(const Floats& lanes) {
   return part[0];
 }
 
-/// `count` rows at once (a constant where it is called), so that x is read once for all of them and
-/// several streams of weights are under way.
+/// `count` rows at once (a constant where it is called), so that x is read once for all of them.
+/// The rows are short streams, so the next ones are fetched by hand.
 template <int count, typename T>
 KVSCOPE_INLINE void dot_block(const T* weight, const float* x, std::int64_t columns, float* out) {
   Floats even[count] = {};
   Floats odd[count] = {};
   std::int64_t column = 0;
-  for (; column + 2 * width <= columns; column += 2 * width) {
+  for (; column + step <= columns; column += step) {
     Floats first;
     Floats second;
-    load16(x + column, first);
-    load16(x + column + width, second);
+    load_step(x + column, first, second);
     for (int row = 0; row < count; ++row) {
-      Floats values;
-      load16(weight + row * columns + column, values);
-      even[row] += values * first;
-      load16(weight + row * columns + column + width, values);
-      odd[row] += values * second;
+      const T* at = weight + row * columns + column;
+      __builtin_prefetch(at + count * columns);
+      __builtin_prefetch(at + count * columns + 64 / sizeof(T));
+      Floats low;
+      Floats high;
+      load_step(at, low, high);
+      even[row] += low * first;
+      odd[row] += high * second;
     }
   }
   for (int row = 0; row < count; ++row) {
@@ -124,9 +148,10 @@ DotRows<T> choose() {
 template <typename T>
 void run(const T* weight, const float* x, std::int64_t rows, std::int64_t columns, float* out) {
   static const DotRows<T> dot_rows = choose<T>();
+  const std::vector<float> arranged = arrange<T>(x, columns);
   const std::int64_t grain = std::max<std::int64_t>(4, 65536 / std::max<std::int64_t>(1, columns));
   at::parallel_for(0, rows, grain, [&](std::int64_t first, std::int64_t last) {
-    dot_rows(weight + first * columns, x, last - first, columns, out + first);
+    dot_rows(weight + first * columns, arranged.data(), last - first, columns, out + first);
   });
 }
 
