@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <string>
 
 #include "kvscope/kernels/attention_stats.h"
 
@@ -170,6 +171,28 @@ void sizes(benchmark::internal::Benchmark* bench) {
   bench->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 
+/// The CUDA twin of column_pass; each round waits for the device.
+void column_pass_cuda(benchmark::State& state) {
+  std::string why_not;
+  if (!kvscope::cuda_available(&why_not)) {
+    state.SkipWithError(("no CUDA here: " + why_not).c_str());
+    return;
+  }
+  const Layer layer = make_layer(state);
+  const at::Tensor queries = layer.queries.cuda();
+  const at::Tensor keys = layer.keys.cuda();
+  const at::Tensor lse = layer.lse.cuda();
+  kvscope::AttentionStatsOptions options;
+  options.scale = layer.scale;
+  options.windows = {32, 64};
+  for (auto _ : state) {
+    const kvscope::AttentionStats stats = kvscope::attention_stats(queries, keys, lse, options);
+    benchmark::DoNotOptimize(stats.self_check.cpu());
+  }
+  count(state, layer, 2);
+}
+
+BENCHMARK(column_pass_cuda)->Apply(sizes)->Args({8192, 32, 8, 128});
 BENCHMARK(column_pass)->Apply(sizes);
 BENCHMARK(column_pass_operators)->Apply(sizes);
 BENCHMARK(window_only)->Apply(sizes);
