@@ -64,7 +64,14 @@ TEST(Error, NearestNameIsNearOrEmpty) {
 }
 
 TEST(ModelShape, CheckNamesTheContradiction) {
-  ModelShape shape{2, 4, 2, 8, 32, 100, 0.35, 0, {}, {}};
+  ModelShape shape;
+  shape.layers = 2;
+  shape.query_heads = 4;
+  shape.kv_heads = 2;
+  shape.head_dim = 8;
+  shape.hidden_dim = 32;
+  shape.vocabulary = 100;
+  shape.attention_scale = 0.35;
   EXPECT_NO_THROW(check_shape(shape, "test"));
   EXPECT_EQ(shape.kv_head_of(3), 1);
   shape.kv_heads = 3;
