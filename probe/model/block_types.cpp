@@ -1,6 +1,8 @@
 #include "block_types.h"
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "block_loads.h"
 #include "codebook_types.h"
@@ -198,6 +200,27 @@ void q6_k(const std::uint8_t* source, std::int64_t blocks, float* out) {
   }
 }
 
+/// Four exponent and three fraction bits, no infinities: the form called E4M3FN.
+void plain_f8_e4m3(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t element = 0; element < blocks; ++element) {
+    const int bits = source[element];
+    const int exponent = (bits >> 3) & 15;
+    const int fraction = bits & 7;
+    const float magnitude = (bits & 127) == 127 ? std::numeric_limits<float>::quiet_NaN()
+                            : exponent == 0
+                                ? static_cast<float>(fraction) * 0x1p-9f
+                                : std::ldexp(static_cast<float>(8 + fraction), exponent - 10);
+    out[element] = (bits & 128) != 0 ? -magnitude : magnitude;
+  }
+}
+
+/// The upper half of an IEEE half.
+void plain_f8_e5m2(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t element = 0; element < blocks; ++element) {
+    out[element] = from_half(static_cast<std::uint16_t>(source[element] << 8));
+  }
+}
+
 constexpr BlockType types[] = {
     {0, "F32", 4, 1, plain_f32},
     {1, "F16", 2, 1, plain_f16},
@@ -219,10 +242,10 @@ constexpr BlockType types[] = {
     {21, "IQ3_S", 110, 256, iq3_s},
     {22, "IQ2_S", 82, 256, iq2_s},
     {23, "IQ4_XS", 136, 256, iq4_xs},
-    {24, "I8", 1, 1, plain<std::int8_t>},
-    {25, "I16", 2, 1, plain<std::int16_t>},
-    {26, "I32", 4, 1, plain<std::int32_t>},
-    {27, "I64", 8, 1, plain<std::int64_t>},
+    {24, "I8", 1, 1, plain<std::int8_t>, true},
+    {25, "I16", 2, 1, plain<std::int16_t>, true},
+    {26, "I32", 4, 1, plain<std::int32_t>, true},
+    {27, "I64", 8, 1, plain<std::int64_t>, true},
     {28, "F64", 8, 1, plain<double>},
     {29, "IQ1_M", 56, 256, iq1_m},
     {30, "BF16", 2, 1, plain_bf16},
@@ -231,11 +254,35 @@ constexpr BlockType types[] = {
     {39, "MXFP4", 17, 32, mxfp4},
 };
 
+constexpr BlockType safetensors_only[] = {
+    {1000, "F8_E4M3", 1, 1, plain_f8_e4m3},
+    {1001, "F8_E5M2", 1, 1, plain_f8_e5m2},
+    {1002, "BOOL", 1, 1, plain<std::uint8_t>, true},
+    {1003, "U8", 1, 1, plain<std::uint8_t>, true},
+    {1004, "U16", 2, 1, plain<std::uint16_t>, true},
+    {1005, "U32", 4, 1, plain<std::uint32_t>, true},
+    {1006, "U64", 8, 1, plain<std::uint64_t>, true},
+};
+
 }  // namespace
 
 const BlockType* block_type(std::uint32_t id) {
   for (const BlockType& type : types) {
     if (type.id == id) {
+      return &type;
+    }
+  }
+  return nullptr;
+}
+
+const BlockType* safetensors_type(std::string_view name) {
+  for (const BlockType& type : safetensors_only) {
+    if (name == type.name) {
+      return &type;
+    }
+  }
+  for (const BlockType& type : types) {
+    if (name == type.name && type.elements == 1) {
       return &type;
     }
   }

@@ -6,15 +6,14 @@
 #include <array>
 #include <queue>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "kvscope/core/error.h"
+#include "nfc.h"
 #include "pre_tokenizer.h"
 
 namespace kvscope {
 namespace {
-
-constexpr std::int64_t type_control = 3;
-constexpr std::int64_t type_user_defined = 4;
 
 std::string utf8(unsigned point) {
   if (point < 0x80) {
@@ -52,9 +51,9 @@ class ByteBpe final : public Tokenizer {
   }
   std::int32_t bos() const override { return tables_.bos; }
   std::int32_t eos() const override { return tables_.eos; }
-  bool is_special(std::int32_t id) const override { return type_of(id) == type_control; }
+  bool is_special(std::int32_t id) const override { return special_.count(id) > 0; }
   bool is_end_of_generation(std::int32_t id) const override {
-    return std::find(ends_.begin(), ends_.end(), id) != ends_.end();
+    return std::find(tables_.ends.begin(), tables_.ends.end(), id) != tables_.ends.end();
   }
   const std::string& chat_template() const override { return tables_.chat_template; }
 
@@ -64,19 +63,14 @@ class ByteBpe final : public Tokenizer {
     std::int32_t result;
   };
 
-  std::int64_t type_of(std::int32_t id) const {
-    return id >= 0 && id < static_cast<std::int32_t>(tables_.types.size())
-               ? tables_.types[static_cast<std::size_t>(id)]
-               : 1;
-  }
   std::string bytes_of(const std::string& token) const;
   void read_merges();
   void encode_plain(std::string_view text, std::vector<std::int32_t>& ids) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>& ids) const;
-  /// The longest added token at `text[at]`, or -1.
-  std::int32_t added_at(std::string_view text, std::size_t at, bool parse_special) const;
 
   ByteBpeTables tables_;
+  AddedTokens added_;
+  std::unordered_set<std::int32_t> special_;
   PreTokenizer pre_tokenizer_;
   std::array<std::string, 256> alphabet_ = byte_alphabet();
   std::unordered_map<std::string, std::int32_t> ids_;       ///< token text -> id
@@ -84,34 +78,37 @@ class ByteBpe final : public Tokenizer {
   std::unordered_map<std::uint64_t, Merge> merges_;
   std::array<std::int32_t, 256> byte_ids_{};
   std::vector<std::string> pieces_;
-  std::vector<std::int32_t> added_;  ///< control and user-defined tokens, longest first
-  std::vector<std::int32_t> ends_;
 };
 
 ByteBpe::ByteBpe(ByteBpeTables tables)
-    : tables_(std::move(tables)), pre_tokenizer_(tables_.pre_tokenizer, tables_.where) {
+    : tables_(std::move(tables)),
+      added_(tables_.added.empty() ? added_by_type(tables_.tokens, tables_.types) : tables_.added),
+      pre_tokenizer_(tables_.patterns.empty()
+                         ? PreTokenizer(tables_.pre_tokenizer, tables_.where)
+                         : PreTokenizer(tables_.patterns, tables_.ignores_merges, tables_.where)) {
   KVSCOPE_CHECK(!tables_.tokens.empty(), ErrorCode::corrupt_file, "the vocabulary is empty",
                 tables_.where);
+  std::unordered_set<std::int32_t> added;
+  for (const AddedToken& token : added_.all()) {
+    added.insert(token.id);
+    if (token.special) {
+      special_.insert(token.id);
+    }
+  }
   for (std::size_t token = 0; token < tables_.tokens.size(); ++token) {
     const auto id = static_cast<std::int32_t>(token);
     const std::string& text = tables_.tokens[token];
     ids_.emplace(text, id);
-    const std::int64_t type = type_of(id);
-    if (type == type_control || type == type_user_defined) {
-      added_.push_back(id);
+    if (added.count(id) > 0) {
       pieces_.push_back(text);
     } else {
       pieces_.push_back(bytes_of(text));
       word_ids_.emplace(pieces_.back(), id);
     }
-    if (id == tables_.eos || text == "<|im_end|>" || text == "<|endoftext|>" ||
-        text == "<|eot_id|>" || text == "</s>") {
-      ends_.push_back(id);
+    if (id == tables_.eos || ends_generation(text)) {
+      tables_.ends.push_back(id);
     }
   }
-  std::stable_sort(added_.begin(), added_.end(), [this](std::int32_t a, std::int32_t b) {
-    return piece(a).size() > piece(b).size();
-  });
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto found = ids_.find(alphabet_[byte]);
     byte_ids_[byte] = found == ids_.end() ? -1 : found->second;
@@ -157,49 +154,26 @@ void ByteBpe::read_merges() {
   }
 }
 
-std::int32_t ByteBpe::added_at(std::string_view text, std::size_t at, bool parse_special) const {
-  for (const std::int32_t id : added_) {
-    const std::string& token = pieces_[static_cast<std::size_t>(id)];
-    if (text.substr(at, token.size()) == token && !token.empty() &&
-        (parse_special || type_of(id) == type_user_defined)) {
-      return id;
-    }
-  }
-  return -1;
-}
-
 std::vector<std::int32_t> ByteBpe::encode(std::string_view text, bool parse_special,
                                           bool add_bos) const {
   std::vector<std::int32_t> ids;
   if (add_bos && tables_.add_bos && tables_.bos >= 0) {
     ids.push_back(tables_.bos);
   }
-  std::array<bool, 256> starts{};
-  for (const std::int32_t id : added_) {
-    if (!piece(id).empty()) {
-      starts[static_cast<unsigned char>(piece(id)[0])] = true;
+  for (const AddedTokens::Part& part : added_.split(text, parse_special)) {
+    if (part.id >= 0) {
+      ids.push_back(part.id);
+    } else {
+      encode_plain(part.text, ids);
     }
   }
-  std::size_t plain = 0;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::int32_t id =
-        starts[static_cast<unsigned char>(text[at])] ? added_at(text, at, parse_special) : -1;
-    if (id < 0) {
-      ++at;
-      continue;
-    }
-    encode_plain(text.substr(plain, at - plain), ids);
-    ids.push_back(id);
-    at += pieces_[static_cast<std::size_t>(id)].size();
-    plain = at;
-  }
-  encode_plain(text.substr(plain), ids);
   return ids;
 }
 
 void ByteBpe::encode_plain(std::string_view text, std::vector<std::int32_t>& ids) const {
   if (!text.empty()) {
-    for (const std::string_view word : pre_tokenizer_.split(text)) {
+    const std::string normal = tables_.nfc ? nfc(text) : std::string();
+    for (const std::string_view word : pre_tokenizer_.split(tables_.nfc ? normal : text)) {
       encode_word(word, ids);
     }
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "added_tokens.h"
 #include "kvscope/model/tokenizer.h"
 
 namespace kvscope {
@@ -18,6 +19,11 @@ struct ByteBpeTables {
   std::vector<std::int64_t> types;  ///< GGUF token types; 3 control, 4 user defined; may be empty
   std::int32_t bos = -1;
   std::int32_t eos = -1;
+  std::vector<AddedToken> added;      ///< empty = the control and user-defined ones of `types`
+  std::vector<std::string> patterns;  ///< instead of a name: regular expressions of tokenizer.json
+  bool ignores_merges = false;        ///< with patterns: whole words that are tokens stay whole
+  bool nfc = false;                   ///< text is put into Unicode normalisation form C first
+  std::vector<std::int32_t> ends;     ///< further tokens that end a reply
   bool add_bos = false;
   std::string chat_template;
 };

@@ -321,4 +321,8 @@ std::vector<std::int64_t> GgufFile::integers(const std::string& key) const {
                                    : typed<std::vector<std::int64_t>>(*this, key);
 }
 
+std::vector<double> GgufFile::reals(const std::string& key) const {
+  return metadata_.count(key) == 0 ? std::vector<double>{} : typed<std::vector<double>>(*this, key);
+}
+
 }  // namespace kvscope

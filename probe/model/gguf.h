@@ -47,6 +47,7 @@ class GgufFile {
   std::string text(const std::string& key, const std::string& otherwise = {}) const;
   const std::vector<std::string>& texts(const std::string& key) const;
   std::vector<std::int64_t> integers(const std::string& key) const;
+  std::vector<double> reals(const std::string& key) const;
 
  private:
   std::string path_;

@@ -1,183 +1,214 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <map>
 
-#include "block_types.h"
 #include "gguf.h"
 #include "gguf_model.h"
 #include "kvscope/core/error.h"
+#include "rope_tables.h"
 
 namespace kvscope {
 namespace {
 
-constexpr const char* supported_architecture = "llama";
+constexpr const char* architectures[] = {"llama",  "qwen2",  "qwen3",   "phi3",
+                                         "gemma2", "gemma3", "smollm3", "falcon"};
 
-int size_of(const GgufFile& file, const std::string& key, std::int64_t value,
-            std::int64_t highest) {
-  KVSCOPE_CHECK(value >= 1 && value <= highest, ErrorCode::corrupt_file,
-                fmt::format("metadata key '{}' is {}; it must lie in 1 to {}", key, value, highest),
-                file.path());
-  return static_cast<int>(value);
-}
+/// Metadata of one architecture: keys without their prefix, every number checked.
+class Metadata {
+ public:
+  explicit Metadata(const GgufFile& file)
+      : file_(file), prefix_(file.text("general.architecture") + ".") {}
 
-/// Head counts may be one number, or an array with one number for each layer; all must agree.
-std::int64_t one_number(const GgufFile& file, const std::string& key) {
-  const auto found = file.metadata().find(key);
-  if (found == file.metadata().end() ||
-      !std::holds_alternative<std::vector<std::int64_t>>(found->second)) {
-    return file.integer(key);
+  bool has(const std::string& key) const { return file_.metadata().count(prefix_ + key) > 0; }
+  int size(const std::string& key, std::int64_t highest) const {
+    return checked(key, one_number(key), highest);
   }
-  const std::vector<std::int64_t> values = file.integers(key);
-  for (const std::int64_t value : values) {
-    KVSCOPE_CHECK(value == values.front(), ErrorCode::unsupported,
-                  fmt::format("'{}' differs between layers", key), file.path(),
-                  "models with one head count for all layers are supported");
+  int size(const std::string& key, std::int64_t highest, std::int64_t otherwise) const {
+    return has(key) ? size(key, highest) : checked(key, otherwise, highest);
   }
-  KVSCOPE_CHECK(!values.empty(), ErrorCode::corrupt_file, fmt::format("'{}' is empty", key),
-                file.path());
-  return values.front();
-}
-
-RopeParameters read_rope(const GgufFile& file, const std::string& prefix, int head_dim) {
-  RopeParameters rope;
-  rope.base = file.real(prefix + "rope.freq_base", 10000.0);
-  KVSCOPE_CHECK(std::isfinite(rope.base) && rope.base > 0, ErrorCode::corrupt_file,
-                fmt::format("rope.freq_base is {}", rope.base), file.path());
-  rope.dims = size_of(file, prefix + "rope.dimension_count",
-                      file.integer(prefix + "rope.dimension_count", head_dim), head_dim);
-  const std::string scaling = file.text(prefix + "rope.scaling.type", "none");
-  double factor = 1.0;
-  if (scaling == "linear") {
-    factor = file.real(prefix + "rope.scaling.factor", 1.0);
-    KVSCOPE_CHECK(std::isfinite(factor) && factor > 0, ErrorCode::corrupt_file,
-                  fmt::format("rope.scaling.factor is {}", factor), file.path());
-  } else {
+  double positive(const std::string& key, double otherwise) const {
+    const double value = file_.real(prefix_ + key, otherwise);
     KVSCOPE_CHECK(
-        scaling == "none", ErrorCode::unsupported,
-        fmt::format("rope.scaling.type '{}' is not supported (none and linear are)", scaling),
-        file.path());
+        std::isfinite(value) && value > 0, ErrorCode::corrupt_file,
+        fmt::format("metadata key '{}{}' is {}; it must be positive", prefix_, key, value),
+        file_.path());
+    return value;
   }
-  std::vector<float> divisors(static_cast<std::size_t>(rope.dims / 2), 1.0f);
-  if (const GgufTensor* tensor = file.find("rope_freqs.weight")) {
-    const BlockType* block = block_type(tensor->type);
-    KVSCOPE_CHECK(tensor->elements == rope.dims / 2 && block->elements == 1,
-                  ErrorCode::corrupt_file,
-                  fmt::format("rope_freqs.weight has {} elements, {} rotary pairs need as many",
-                              tensor->elements, rope.dims / 2),
-                  file.path());
-    block->dequantise(file.data(*tensor), tensor->elements, divisors.data());
+  /// 0 where absent or not positive.
+  double optional(const std::string& key) const {
+    const double value = file_.real(prefix_ + key, 0.0);
+    return std::isfinite(value) ? std::max(value, 0.0) : 0.0;
   }
-  for (int pair = 0; pair < rope.dims / 2; ++pair) {
-    rope.inverse_frequency.push_back(std::pow(rope.base, -2.0 * pair / rope.dims) / factor /
-                                     static_cast<double>(divisors[static_cast<std::size_t>(pair)]));
+  std::string text(const std::string& key, const std::string& otherwise) const {
+    return file_.text(prefix_ + key, otherwise);
   }
-  return rope;
+
+ private:
+  int checked(const std::string& key, std::int64_t value, std::int64_t highest) const {
+    KVSCOPE_CHECK(value >= 1 && value <= highest, ErrorCode::corrupt_file,
+                  fmt::format("metadata key '{}{}' is {}; it must lie in 1 to {}", prefix_, key,
+                              value, highest),
+                  file_.path());
+    return static_cast<int>(value);
+  }
+  /// Head counts may be one number, or an array with one number for each layer; all must agree.
+  std::int64_t one_number(const std::string& key) const {
+    const auto found = file_.metadata().find(prefix_ + key);
+    if (found == file_.metadata().end() ||
+        !std::holds_alternative<std::vector<std::int64_t>>(found->second)) {
+      return file_.integer(prefix_ + key);
+    }
+    const std::vector<std::int64_t> values = file_.integers(prefix_ + key);
+    KVSCOPE_CHECK(!values.empty(), ErrorCode::corrupt_file,
+                  fmt::format("'{}{}' is empty", prefix_, key), file_.path());
+    KVSCOPE_CHECK(std::all_of(values.begin(), values.end(),
+                              [&](std::int64_t value) { return value == values.front(); }),
+                  ErrorCode::unsupported,
+                  fmt::format("'{}{}' differs between layers", prefix_, key), file_.path(),
+                  "models with one head count for all layers are supported");
+    return values.front();
+  }
+
+  const GgufFile& file_;
+  std::string prefix_;
+};
+
+std::vector<double> numbers_of(const TensorStore& store, const std::string& name) {
+  const StoredTensor* tensor = store.find(name);
+  if (tensor == nullptr) {
+    return {};
+  }
+  KVSCOPE_CHECK(
+      tensor->shape.size() == 1 && tensor->elements <= 4096 && tensor->block->elements == 1,
+      ErrorCode::corrupt_file, fmt::format("tensor '{}' is no short vector", name), store.path());
+  std::vector<float> values(static_cast<std::size_t>(tensor->elements));
+  tensor->block->dequantise(tensor->data, tensor->elements, values.data());
+  return {values.begin(), values.end()};
 }
 
-/// The block type most projection weights have.
-std::string most_common_type(const GgufFile& file) {
-  std::map<std::string, int> count;
-  std::string best = "F32";
-  for (const GgufTensor& tensor : file.tensors()) {
-    const std::string name = block_type(tensor.type)->name;
-    if (tensor.shape.size() == 2 && tensor.name.starts_with("blk.") &&
-        ++count[name] > count[best]) {
-      best = name;
+RopeRequest rope_request(const Metadata& metadata, const TensorStore& store,
+                         const ModelConfig& config) {
+  RopeRequest request;
+  const int head_dim = config.shape.head_dim;
+  request.base = metadata.positive("rope.freq_base", 10000.0);
+  request.dims = metadata.size("rope.dimension_count", head_dim, head_dim);
+  request.context_length = config.context_length;
+  request.original_context =
+      metadata.size("rope.scaling.original_context_length", std::numeric_limits<int>::max() / 2,
+                    config.context_length);
+  request.type = metadata.text("rope.scaling.type", "none");
+  request.factor = metadata.positive("rope.scaling.factor", 1.0);
+  request.divisors = numbers_of(store, "rope_freqs.weight");
+  request.short_factors = numbers_of(store, "rope_factors_short.weight");
+  request.long_factors = numbers_of(store, "rope_factors_long.weight");
+  if (!request.long_factors.empty()) {
+    request.type = "longrope";
+    request.factor = static_cast<double>(request.context_length) / request.original_context;
+    if (metadata.has("rope.scaling.attn_factor")) {
+      request.attention_factor = metadata.positive("rope.scaling.attn_factor", 1.0);
+    }
+  } else if (request.type == "yarn") {
+    // The file's factor comes on top of YaRN's own.
+    request.attention_factor = metadata.positive("rope.scaling.attn_factor", 1.0) *
+                               (request.factor > 1 ? 0.1 * std::log(request.factor) + 1.0 : 1.0);
+  }
+  return request;
+}
+
+void read_gemma(const Metadata& metadata, RopeRequest rope, const std::string& where,
+                ModelConfig& config) {
+  ModelShape& shape = config.shape;
+  config.norm_rounds_last = true;
+  config.activation = Activation::gelu_tanh;
+  config.embedding_scale = std::sqrt(static_cast<double>(shape.hidden_dim));
+  config.output_softcap = metadata.optional("final_logit_softcapping");
+  shape.logit_softcap = metadata.optional("attn_logit_softcapping");
+  const bool third = config.architecture == "gemma3";
+  // The query scale is not in the file: the 27B models divide by hidden_dim / heads instead.
+  if (shape.layers == (third ? 62 : 46)) {
+    shape.attention_scale =
+        1.0 / std::sqrt(static_cast<double>(shape.hidden_dim) / shape.query_heads);
+  }
+  const int window = metadata.size("attention.sliding_window", 1 << 30, 4096);
+  const int pattern = third ? 6 : 2;
+  rope.type = "none";
+  rope.factor = 1.0;
+  rope.base = metadata.positive("rope.freq_base_swa", 10000.0);
+  const RopeParameters local = make_rope(rope, where);
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    const bool global = (layer + 1) % pattern == 0;
+    shape.layer_windows.push_back(global ? 0 : window);
+    if (third) {
+      shape.layer_ropes.push_back(global ? shape.rope : local);
     }
   }
-  return best;
 }
 
 }  // namespace
 
-ModelConfig read_gguf_config(const GgufFile& file) {
+ModelConfig read_gguf_config(const GgufFile& file, const TensorStore& store) {
   ModelConfig config;
   config.architecture = file.text("general.architecture");
-  KVSCOPE_CHECK(config.architecture == supported_architecture, ErrorCode::unsupported,
+  KVSCOPE_CHECK(std::find(std::begin(architectures), std::end(architectures),
+                          config.architecture) != std::end(architectures),
+                ErrorCode::unsupported,
                 fmt::format("architecture '{}' is not supported", config.architecture), file.path(),
-                fmt::format("supported: {}", supported_architecture));
-  const std::string prefix = config.architecture + ".";
-  ModelShape& shape = config.shape;
-  const auto size = [&](const std::string& key, std::int64_t highest) {
-    return size_of(file, prefix + key, one_number(file, prefix + key), highest);
-  };
-  shape.layers = size("block_count", 4096);
-  shape.hidden_dim = size("embedding_length", 1 << 20);
-  config.mlp_dim = size("feed_forward_length", 1 << 22);
-  shape.query_heads = size("attention.head_count", 4096);
-  const std::string kv_key = prefix + "attention.head_count_kv";
-  shape.kv_heads = file.metadata().count(kv_key) == 0 ? shape.query_heads
-                                                      : size("attention.head_count_kv", 4096);
-  const std::string length_key = prefix + "attention.key_length";
-  shape.head_dim = size_of(file, length_key,
-                           file.integer(length_key, shape.hidden_dim / shape.query_heads), 4096);
-  config.context_length = size("context_length", std::numeric_limits<int>::max() / 2);
-  config.norm_epsilon = file.real(prefix + "attention.layer_norm_rms_epsilon", 1e-5);
+                "known: llama, qwen2, qwen3, phi3, gemma2, gemma3, smollm3, falcon");
+  const Metadata metadata(file);
   KVSCOPE_CHECK(
-      std::isfinite(config.norm_epsilon) && config.norm_epsilon > 0, ErrorCode::corrupt_file,
-      fmt::format("attention.layer_norm_rms_epsilon is {}", config.norm_epsilon), file.path());
+      !metadata.has("expert_count"), ErrorCode::unsupported,
+      fmt::format("'{}.expert_count': mixtures of experts are not supported", config.architecture),
+      file.path());
+  ModelShape& shape = config.shape;
+  shape.layers = metadata.size("block_count", 4096);
+  shape.hidden_dim = metadata.size("embedding_length", 1 << 20);
+  config.mlp_dim = metadata.size("feed_forward_length", 1 << 22);
+  shape.query_heads = metadata.size("attention.head_count", 4096);
+  shape.kv_heads = metadata.size("attention.head_count_kv", 4096, shape.query_heads);
+  shape.head_dim =
+      metadata.size("attention.key_length", 4096, shape.hidden_dim / shape.query_heads);
+  KVSCOPE_CHECK(
+      metadata.size("attention.value_length", 4096, shape.head_dim) == shape.head_dim,
+      ErrorCode::unsupported,
+      fmt::format("'{}.attention.value_length' differs from the key length", config.architecture),
+      file.path());
+  config.context_length = metadata.size("context_length", std::numeric_limits<int>::max() / 2);
+  const bool falcon = config.architecture == "falcon";
+  config.norm_epsilon = metadata.positive(
+      falcon ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5);
   shape.attention_scale = 1.0 / std::sqrt(static_cast<double>(shape.head_dim));
-  shape.rope = read_rope(file, prefix, shape.head_dim);
-  const GgufTensor* embedding = file.find("token_embd.weight");
-  KVSCOPE_CHECK(embedding != nullptr && embedding->shape.size() == 2, ErrorCode::corrupt_file,
-                "tensor 'token_embd.weight' is missing or no matrix", file.path());
-  shape.vocabulary = size_of(file, "token_embd.weight rows", embedding->shape[0], 1 << 28);
-  config.tied_embeddings = file.find("output.weight") == nullptr;
+  const RopeRequest rope = rope_request(metadata, store, config);
+  shape.rope = make_rope(rope, file.path());
+  const StoredTensor* embedding = store.find("token_embd.weight");
+  KVSCOPE_CHECK(
+      embedding != nullptr && embedding->shape.size() == 2 && embedding->shape[0] <= (1 << 28),
+      ErrorCode::corrupt_file, "tensor 'token_embd.weight' is missing or no matrix", file.path());
+  shape.vocabulary = static_cast<int>(embedding->shape[0]);
+  config.tied_embeddings = store.find("output.weight") == nullptr;
   config.name = file.text("general.name", std::filesystem::path(file.path()).stem().string());
-  config.weights_dtype = most_common_type(file);
+  config.weights_dtype = most_common_type(store);
+  if (config.architecture.starts_with("gemma")) {
+    read_gemma(metadata, rope, file.path(), config);
+  } else if (metadata.has("attention.sliding_window")) {
+    shape.layer_windows.assign(static_cast<std::size_t>(shape.layers),
+                               metadata.size("attention.sliding_window", 1 << 30));
+  }
+  if (config.architecture == "smollm3") {
+    for (int layer = 0; layer < shape.layers; ++layer) {  // every fourth layer does not rotate
+      shape.layer_ropes.push_back((layer + 1) % 4 == 0 ? RopeParameters{} : shape.rope);
+    }
+  }
+  if (falcon) {
+    config.norm = NormKind::layer;
+    config.gated_mlp = false;
+    config.activation = Activation::gelu;
+    config.parallel_mlp = true;
+  }
   check_shape(shape, file.path());
   return config;
-}
-
-std::string gguf_name(Weight weight, int layer) {
-  switch (weight) {
-    case Weight::token_embedding:
-      return "token_embd.weight";
-    case Weight::output_norm:
-      return "output_norm.weight";
-    case Weight::output:
-      return "output.weight";
-    default:
-      break;
-  }
-  const auto part = [weight] {
-    switch (weight) {
-      case Weight::attention_norm:
-        return "attn_norm";
-      case Weight::wq:
-      case Weight::bq:
-        return "attn_q";
-      case Weight::wk:
-      case Weight::bk:
-        return "attn_k";
-      case Weight::wv:
-      case Weight::bv:
-        return "attn_v";
-      case Weight::wo:
-      case Weight::bo:
-        return "attn_output";
-      case Weight::q_norm:
-        return "attn_q_norm";
-      case Weight::k_norm:
-        return "attn_k_norm";
-      case Weight::mlp_norm:
-        return "ffn_norm";
-      case Weight::mlp_gate:
-        return "ffn_gate";
-      case Weight::mlp_up:
-        return "ffn_up";
-      case Weight::mlp_down:
-        return "ffn_down";
-      default:
-        return "none";  // a weight of families that this reader refuses
-    }
-  };
-  const bool bias = weight == Weight::bq || weight == Weight::bk || weight == Weight::bv ||
-                    weight == Weight::bo;
-  return fmt::format("blk.{}.{}.{}", layer, part(), bias ? "bias" : "weight");
 }
 
 }  // namespace kvscope

@@ -13,6 +13,7 @@ namespace {
 constexpr const char* gpt2_words =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr const char* single_numbers = R"(\p{N})";
+constexpr const char* number_runs = R"(\p{N}+)";
 constexpr const char* llama3_words =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* qwen2_words =
@@ -110,7 +111,26 @@ PreTokenizer::PreTokenizer(const std::string& name, const std::string& where) {
                 "pass token ids with --token-ids");
 }
 
+PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns, bool ignores_merges,
+                           const std::string& where)
+    : ignores_merges_(ignores_merges) {
+  for (const std::string& wanted : patterns) {
+    const std::size_t before = patterns_.size();
+    for (const char* known : {gpt2_words, single_numbers, number_runs, llama3_words, qwen2_words,
+                              gpt4o_words, tekken_words, punctuation_runs, three_digits}) {
+      if (wanted == known) {
+        patterns_.push_back(std::make_unique<Pattern>(known));
+        break;
+      }
+    }
+    KVSCOPE_CHECK(patterns_.size() > before, ErrorCode::unsupported,
+                  fmt::format("the pre-tokenizer pattern '{}' is not known", wanted.substr(0, 80)),
+                  where, "pass token ids with --token-ids");
+  }
+}
+
 PreTokenizer::~PreTokenizer() = default;
+PreTokenizer::PreTokenizer(PreTokenizer&&) noexcept = default;
 
 std::vector<std::string_view> PreTokenizer::split(std::string_view text) const {
   std::vector<std::string_view> words = {text};

@@ -13,9 +13,12 @@ class PreTokenizer {
  public:
   /// Throws Error{unsupported} listing the known names.
   PreTokenizer(const std::string& name, const std::string& where);
+  /// By regular expressions, applied one after another. Only those that the known names use are
+  /// taken: what a file asks for is a program, and engines differ in what they make of it.
+  PreTokenizer(const std::vector<std::string>& patterns, bool ignores_merges,
+               const std::string& where);
   ~PreTokenizer();
-  PreTokenizer(const PreTokenizer&) = delete;
-  PreTokenizer& operator=(const PreTokenizer&) = delete;
+  PreTokenizer(PreTokenizer&&) noexcept;
   std::vector<std::string_view> split(std::string_view text) const;
   /// Whole words that are tokens are taken without merging (Llama 3).
   bool ignores_merges() const { return ignores_merges_; }

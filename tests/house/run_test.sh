@@ -21,7 +21,9 @@ expect 2 "clean takes --all or nothing" clean everything
 expect 2 "bench takes" bench --quick
 expect 2 "lint takes" lint everything
 expect 2 "demo takes no argument" demo now
-for verb in demo test build fetch bench lint clean; do
+expect 2 "no fuzz target 'hdf'; known: gguf" fuzz hdf
+expect 2 "fuzz takes a number of seconds" fuzz gguf soon
+for verb in demo test build fetch bench fuzz lint clean; do
   expect 0 "  $verb " help
 done
 if command -v shellcheck >/dev/null; then

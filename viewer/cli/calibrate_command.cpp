@@ -133,7 +133,7 @@ void add_calibrate(Program program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.app.add_subcommand(
       "calibrate", "Measure a model's queries on a text, for methods that need it (TriAttention)");
-  command->add_option("MODEL", options->model, "A .gguf file")->required();
+  command->add_option("MODEL", options->model, "A .gguf file or a Hugging Face folder")->required();
   command->add_option("-f,--file", options->files, "A UTF-8 text of the corpus; repeatable")
       ->required();
   command

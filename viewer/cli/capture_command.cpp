@@ -197,7 +197,7 @@ void run_capture(Options& options) {
 void add_capture(Program program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.app.add_subcommand("capture", "Run a model and write the run down");
-  command->add_option("MODEL", options->model, "A .gguf file")->required();
+  command->add_option("MODEL", options->model, "A .gguf file or a Hugging Face folder")->required();
   add_prompt(*command, options->prompt);
   command->add_option("--profile", options->profile,
                       "window | scores | qkv | full; default: qkv if under 1 GiB, else window");

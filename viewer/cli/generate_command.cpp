@@ -135,7 +135,7 @@ void add_generate(Program program) {
   auto options = std::make_shared<Options>();
   CLI::App* command = program.app.add_subcommand(
       "generate", "One prefill, then each method on a copy of the cache, against the full one");
-  command->add_option("MODEL", options->model, "A .gguf file")->required();
+  command->add_option("MODEL", options->model, "A .gguf file or a Hugging Face folder")->required();
   add_prompt(*command, options->prompt);
   command->add_option("-m,--method", options->methods, "Method text; repeatable");
   command->add_option("--keep", options->keeps, "Budget; repeatable")->capture_default_str();

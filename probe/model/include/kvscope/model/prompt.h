@@ -9,15 +9,16 @@ namespace kvscope {
 
 /// A prompt as the user gives it.
 struct PromptRequest {
-  std::string text;       ///< context
-  std::string question;   ///< follows the context; segment 2
-  bool chat = false;      ///< wrap in the model's chat form (ChatML; others are refused by name)
+  std::string text;      ///< context
+  std::string question;  ///< follows the context; segment 2
+  bool chat =
+      false;  ///< wrap in the model's chat form; a form that is not known is refused by name
 };
 
-/// Token ids, positions, segments and pieces of a prompt; context_tokens is where the question begins
-/// (template tokens after the context belong to the question side). Context, question and template
-/// parts are tokenized apart, so that the cut is a token boundary.
-/// Throws Error{usage} on an empty prompt, Error{unsupported} naming an unknown chat template.
+/// Token ids, positions, segments and pieces of a prompt; context_tokens is where the question
+/// begins (template tokens after the context belong to the question side). Context, question and
+/// template parts are tokenized apart, so that the cut is a token boundary. Throws Error{usage} on
+/// an empty prompt, Error{unsupported} naming an unknown chat template.
 TokenTable build_prompt(const Tokenizer& tokenizer, const PromptRequest& request);
 
 /// From ids in a file of integers separated by white space (--token-ids).
