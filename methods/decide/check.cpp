@@ -54,7 +54,8 @@ void check_protected(const Method& method, const Budget& budget, const BudgetSco
 void check_method(const Method& method, const Budget& budget, const RunPlan& plan) {
   const detail::Parts& parts = method.pieces().parts;
   if (!parts.scorer) {
-    return;  // the cadence checks for itself
+    parts.cadence->check(method, budget, plan);
+    return;
   }
   parts.scorer->check(plan);
   const int slots =

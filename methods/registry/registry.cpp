@@ -20,6 +20,8 @@ const std::vector<PieceEntry>& entries() {
       laprox_entry(),                //
       triattention_entry(),          //
       triattention_serving_entry(),  //
+      asymkv_entry(),                //
+      kvslimmer_entry(),             //
       // Later pieces.
       uniform_entry(),      //
       pyramid_entry(),      //

@@ -244,16 +244,18 @@ std::vector<MergeEdge> edges_of(const LayerDecision& decision, int event) {
   return edges;
 }
 
-/// Positions as the form counts them.
+/// Positions as the form counts them. By multiplicity: the last token a slot stands for, when the
+/// first slot stands for one (AsymKV).
 void set_positions(SlotTable& slots, CacheForm::Positions form) {
   for (int head = 0; head < slots.kv_heads && form != CacheForm::Positions::original; ++head) {
-    double before = 0;
+    double through = 0;
     for (int s = 0; s < slots.length[static_cast<std::size_t>(head)]; ++s) {
       const std::size_t cell = slots.cell(head, s);
+      through += static_cast<double>(slots.multiplicity[cell]);
+      const double first = static_cast<double>(slots.multiplicity[slots.cell(head, 0)]);
       slots.position[cell] = form == CacheForm::Positions::cache_index
                                  ? s
-                                 : static_cast<std::int32_t>(std::lround(before));
-      before += static_cast<double>(slots.multiplicity[cell]);
+                                 : static_cast<std::int32_t>(std::lround(through - first));
     }
   }
 }

@@ -72,6 +72,7 @@ class Pass {
         watch_(watch),
         rows_(static_cast<int>(input.ids.size())),
         mlp_block_(watch.stage ? rows_ : std::min<std::int64_t>(rows_, mlp_block)),
+        positions_(input.positions.begin(), input.positions.end()),
         rotations_(model.shape(), input.positions, input.prompt_tokens, model.device()),
         space_(workspace_of(model, rows_, mlp_block_)),
         hidden_(embed(model.embedding(), input.ids, model.config().embedding_scale)) {}
@@ -139,6 +140,17 @@ class Pass {
     }
   }
 
+  /// Rotation of this pass's rows in one layer, which may count positions of its own
+  /// (`CacheForm::Positions`); `positions_` are then those.
+  Rotation place(int layer, const LayerState& state) {
+    const int shift = state.next_position(input_.positions.front()) - input_.positions.front();
+    std::transform(input_.positions.begin(), input_.positions.end(), positions_.begin(),
+                   [shift](std::int32_t position) { return position + shift; });
+    return shift == 0 ? rotations_.of(layer)
+                      : rotation_of(model_.shape().rope_of(layer), positions_, model_.device(),
+                                    input_.prompt_tokens);
+  }
+
   /// Queries, keys and values of this pass; keys and values become live slots.
   void project_and_append(int layer) {
     const LayerWeights& weights = model_.layer(layer);
@@ -157,9 +169,11 @@ class Pass {
     }
     show_projections(Stage::queries_pre_rope, Stage::keys_pre_rope, layer);
     LayerState& state = layers_[static_cast<std::size_t>(layer)];
+    const Rotation rotation = place(layer, state);
     state.reserve(rows_);
-    split_heads(space_.qkv, rotations_.of(layer), shape, state, space_.queries);
-    state.append(input_.first_token, input_.positions);
+    split_heads(space_.qkv, rotation, shape, state, space_.queries);
+    state.write_raw_keys(keys_pre_rope());
+    state.append(input_.first_token, positions_);
     show(Stage::queries, layer, space_.queries);
     show(Stage::keys, layer, state.keys());
     show(Stage::values, layer, state.values());
@@ -173,7 +187,8 @@ class Pass {
     AttentionResult result;
     if (state.cut() && shape.window_of(layer) > 0) {  // slots are no longer the tokens in a row
       result = attend_by_position(queries,
-                                  input_.positions.subspan(static_cast<std::size_t>(rows_ - count)),
+                                  std::span<const std::int32_t>(positions_)
+                                      .subspan(static_cast<std::size_t>(rows_ - count)),
                                   state, shape, layer);
     } else {
       AttentionOptions options;
@@ -186,7 +201,8 @@ class Pass {
                                   state.lengths(), options);
     }
     if (watch_.layer) {
-      watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), result.lse});
+      watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), result.lse,
+                    result.output, hidden_, positions_});
     }
     return result.output;
   }
@@ -238,6 +254,7 @@ class Pass {
   const PassWatch& watch_;
   int rows_;
   std::int64_t mlp_block_;
+  std::vector<std::int32_t> positions_;  ///< [rows] of the layer at hand
   PassRotations rotations_;
   Workspace space_;
   at::Tensor hidden_;  ///< [rows, hidden_dim] float32 residual stream

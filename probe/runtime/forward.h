@@ -18,7 +18,10 @@ struct LayerPass {
   int layer = 0;
   at::Tensor queries;        ///< [query_heads, rows, head_dim] float32 post-RoPE
   at::Tensor keys_pre_rope;  ///< [kv_heads, rows, head_dim] float32
-  at::Tensor lse;  ///< [query_heads, rows], or of the newest rows only (`PassWatch::rows`)
+  at::Tensor lse;     ///< [query_heads, rows], or of the newest rows only (`PassWatch::rows`)
+  at::Tensor output;  ///< [query_heads, rows of lse, head_dim] attention output, before W_O
+  at::Tensor hidden;  ///< [rows, hidden_dim] residual stream that went in; changes after the call
+  std::span<const std::int32_t> positions;  ///< [rows] as this layer counts them
 };
 
 /// Where a pass can be looked into (specs: hook points). Tensors are in the type they are computed

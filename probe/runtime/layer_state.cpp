@@ -2,8 +2,13 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <cmath>
+
+#include "kvscope/core/error.h"
+#include "rotation.h"
 
 namespace kvscope::detail {
 
@@ -52,6 +57,9 @@ void LayerState::reserve(int count) {
   };
   grow(keys_);
   grow(values_);
+  if (raw_keys_.defined()) {
+    grow(raw_keys_);
+  }
 }
 
 at::Tensor LayerState::next_keys(int kv_head, int count) const {
@@ -60,6 +68,17 @@ at::Tensor LayerState::next_keys(int kv_head, int count) const {
 
 at::Tensor LayerState::next_values(int kv_head, int count) const {
   return values_.select(0, kv_head).narrow(0, length(kv_head), count);
+}
+
+void LayerState::write_raw_keys(const at::Tensor& keys) const {
+  if (!raw_keys_.defined()) {
+    return;
+  }
+  for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
+    raw_keys_.select(0, kv_head)
+        .narrow(0, length(kv_head), keys.size(1))
+        .copy_(keys.select(0, kv_head));
+  }
 }
 
 void LayerState::append(int first_token, std::span<const std::int32_t> positions) {
@@ -81,6 +100,9 @@ void LayerState::drop_newest(int count) {
     head.multiplicity.resize(live);
     next_keys(kv_head, count).zero_();
     next_values(kv_head, count).zero_();
+    if (raw_keys_.defined()) {
+      raw_keys_.select(0, kv_head).narrow(0, length(kv_head), count).zero_();
+    }
   }
 }
 
@@ -133,7 +155,72 @@ SlotTable LayerState::slots() const {
   return table;
 }
 
-void LayerState::replace(const LayerCache& cache) {
+at::Tensor LayerState::stored_keys() const {
+  return raw_keys_.defined() ? raw_keys_.narrow(1, 0, longest()) : keys();
+}
+
+at::Tensor LayerState::stored_values() const {
+  return merged_ && form_.values == CacheForm::Values::sum
+             ? values().mul(multiplicity().unsqueeze(-1))
+             : values();
+}
+
+at::Tensor LayerState::turned(const at::Tensor& rows, const RopeParameters& rope, bool back,
+                              int prompt_tokens) const {
+  at::Tensor result = at::zeros_like(rows);
+  for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
+    const std::vector<std::int32_t>& positions = heads_[static_cast<std::size_t>(kv_head)].position;
+    const auto live = static_cast<std::int64_t>(positions.size());
+    const Rotation rotation = rotation_of(rope, positions, rows.device(), prompt_tokens);
+    result.select(0, kv_head)
+        .narrow(0, 0, live)
+        .copy_(rotate(rows.select(0, kv_head).narrow(0, 0, live).to(at::kFloat), rotation, back));
+  }
+  return result;
+}
+
+void LayerState::store_as(const CacheForm& form, const RopeParameters& rope) {
+  if (form == form_) {
+    return;
+  }
+  KVSCOPE_CHECK(!cut_, ErrorCode::unsupported,
+                "the cache was cut by a method that stores it in another form", "cache form",
+                "start another run, or fork the run before its first cut");
+  KVSCOPE_CHECK(form.keys == Frame::post_rope || rope.growth == RopeGrowth::fixed,
+                ErrorCode::unsupported,
+                "the model's rotation grows with the sequence; its keys cannot be turned again",
+                "cache form", "use a method whose cache keeps post-RoPE keys");
+  KVSCOPE_CHECK(
+      form.keys == Frame::pre_rope || form.positions == CacheForm::Positions::original,
+      ErrorCode::unsupported, "post-RoPE keys cannot take other positions", "cache form",
+      "use a method whose cache keeps post-RoPE keys at their positions, or pre-RoPE keys");
+  form_ = form;
+  raw_keys_ = form.keys == Frame::pre_rope ? turned(keys_, rope, true) : at::Tensor();
+}
+
+int LayerState::next_position(int by_table) const {
+  if (form_.positions == CacheForm::Positions::original || longest() == 0) {
+    return by_table;
+  }
+  int next = -1;
+  for (const Head& head : heads_) {
+    double seen = static_cast<double>(head.token.size());
+    if (form_.positions == CacheForm::Positions::multiplicity) {
+      seen = 0;
+      for (const float count : head.multiplicity) {
+        seen += static_cast<double>(count);
+      }
+    }
+    const auto here = static_cast<int>(std::lround(seen));
+    KVSCOPE_CHECK(next < 0 || next == here, ErrorCode::unsupported,
+                  "KV heads of one layer have come to different positions", "cache form",
+                  "use a method that cuts all heads of a layer alike");
+    next = here;
+  }
+  return next;
+}
+
+void LayerState::replace(const LayerCache& cache, const RopeParameters& rope) {
   const SlotTable& table = cache.slots;
   for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
     Head& head = heads_[static_cast<std::size_t>(kv_head)];
@@ -150,14 +237,22 @@ void LayerState::replace(const LayerCache& cache) {
     roomy.narrow(1, 0, table.slots).copy_(rows.narrow(1, 0, table.slots));
     return roomy;
   };
-  keys_ = with_room(cache.keys);
-  values_ = with_room(cache.values);
+  if (form_.keys == Frame::pre_rope) {
+    raw_keys_ = with_room(cache.keys);
+    keys_ = turned(raw_keys_, rope, false);
+  } else {
+    keys_ = with_room(cache.keys);
+  }
+  values_ = with_room(merged_ && form_.values == CacheForm::Values::sum
+                          ? cache.values.div(multiplicity().clamp_min(1e-6).unsqueeze(-1))
+                          : cache.values);
 }
 
 LayerState LayerState::clone() const {
   LayerState copy = *this;
   copy.keys_ = keys_.clone();
   copy.values_ = values_.clone();
+  copy.raw_keys_ = raw_keys_.defined() ? raw_keys_.clone() : raw_keys_;
   return copy;
 }
 

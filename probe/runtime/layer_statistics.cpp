@@ -80,6 +80,12 @@ LayerStatistics LayerStatistics::clone() const {
   return copy;
 }
 
+void LayerStatistics::forget_queries() {
+  queries.reset();
+  lse.reset();
+  positions.clear();
+}
+
 void remember_queries(LayerStatistics& statistics, const StatisticsPass& pass, int window) {
   const auto rows = static_cast<int>(pass.queries.size(1));
   const int fresh = std::min(rows, window);

@@ -23,6 +23,7 @@ struct LayerStatistics {
   at::Tensor max;          ///< likewise
 
   LayerStatistics clone() const;
+  void forget_queries();
 };
 
 /// A pass of one layer, as statistics need it: its slots are appended to `state` already.

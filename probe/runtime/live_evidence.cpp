@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
@@ -13,7 +12,7 @@
 
 #include "attention_rows.h"
 #include "kvscope/core/error.h"
-#include "rotation.h"
+#include "kvscope/kernels/attention_stats.h"
 
 namespace kvscope::detail {
 namespace {
@@ -43,6 +42,19 @@ LiveEvidence::LiveEvidence(std::shared_ptr<const LoadedModel> model, const Layer
       prompt_tokens_(prompt_tokens),
       slots_(state.slots()) {}
 
+void LiveEvidence::of_pass(const PassGradient& gradient) {
+  of_pass_ = true;
+  gradient_ = gradient;
+}
+
+at::Tensor LiveEvidence::key_gradient() const {
+  return gradient_.keys.defined() ? gradient_.keys : LayerEvidence::key_gradient();
+}
+
+at::Tensor LiveEvidence::output_gradient() const {
+  return gradient_.output.defined() ? gradient_.output : LayerEvidence::output_gradient();
+}
+
 template <typename Compute>
 at::Tensor LiveEvidence::remembered(const char* name, int argument, const Compute& compute) const {
   const at::NoGradGuard no_grad;
@@ -55,24 +67,20 @@ at::Tensor LiveEvidence::remembered(const char* name, int argument, const Comput
 
 at::Tensor LiveEvidence::keys(Frame frame) const {
   return remembered("keys", static_cast<int>(frame), [&] {
+    if (frame == state_.form().keys) {
+      return state_.stored_keys().to(at::kFloat).contiguous();
+    }
     const at::Tensor stored = state_.keys().to(at::kFloat).contiguous();
     if (frame == Frame::post_rope) {
       return stored;
     }
-    std::vector<at::Tensor> heads;
-    for (int kv_head = 0; kv_head < slots_.kv_heads; ++kv_head) {
-      const std::span<const std::int32_t> positions(
-          slots_.position.data() + slots_.cell(kv_head, 0), static_cast<std::size_t>(slots_.slots));
-      const Rotation rotation =
-          rotation_of(shape().rope_of(moment_.layer), positions, stored.device(), prompt_tokens_);
-      heads.push_back(rotate(stored.select(0, kv_head), rotation, true));
-    }
-    return at::stack(heads);
+    return state_.turned(stored, shape().rope_of(moment_.layer), true, prompt_tokens_);
   });
 }
 
 at::Tensor LiveEvidence::values() const {
-  return remembered("values", 0, [&] { return state_.values().to(at::kFloat).contiguous(); });
+  return remembered("values", 0,
+                    [&] { return state_.stored_values().to(at::kFloat).contiguous(); });
 }
 
 void LiveEvidence::check_newest(int newest) const {
@@ -128,8 +136,28 @@ at::Tensor LiveEvidence::window_rows(int window) const {
   return attention(std::min(window, statistics_.queries_seen));
 }
 
+/// Columns of the pass without its rows: the two-pass kernel, which knows slots as positions. exp
+/// of logit less LSE is the probability of one token of a slot.
+at::Tensor LiveEvidence::pass_sum() const {
+  AttentionStatsOptions options;
+  options.scale = shape().attention_scale;
+  options.softcap = shape().logit_softcap;
+  options.first_query = slots_.slots - static_cast<int>(statistics_.queries.size(1));
+  options.entropy = false;
+  options.last_query = false;
+  const at::Tensor sum =
+      attention_stats(statistics_.queries, state_.keys().to(at::kFloat), statistics_.lse, options)
+          .sum;
+  const at::Tensor counts = state_.multiplicity();
+  return counts.defined() ? sum.mul(counts.repeat_interleave(shape().group_size(), 0)) : sum;
+}
+
 at::Tensor LiveEvidence::window_sum(int window) const {
-  return remembered("window_sum", window, [&] { return window_rows(window).sum(1); });
+  return remembered("window_sum", window, [&] {
+    const bool whole_pass = of_pass_ && window == statistics_.queries_seen && slots_.uniform() &&
+                            shape().window_of(moment_.layer) == 0;
+    return whole_pass ? pass_sum() : window_rows(window).sum(1);
+  });
 }
 
 at::Tensor LiveEvidence::window_sum_squares(int window) const {

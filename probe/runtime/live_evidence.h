@@ -12,11 +12,19 @@
 
 namespace kvscope::detail {
 
+/// Gradients of a pass that is being observed; undefined where none were asked for.
+struct PassGradient {
+  at::Tensor keys;    ///< [kv_heads, slots, head_dim] pre-RoPE
+  at::Tensor output;  ///< [query_heads, rows, head_dim]
+};
+
 /// Evidence of one layer of a live run; refers to the run's state until its next forward or apply.
 class LiveEvidence final : public LayerEvidence {
  public:
   LiveEvidence(std::shared_ptr<const LoadedModel> model, const LayerState& state,
                const LayerStatistics& statistics, const Moment& moment, int prompt_tokens);
+  /// The statistics are those of a pass whose tokens are the newest slots, on this very cache.
+  void of_pass(const PassGradient& gradient);
 
   const ModelShape& shape() const override { return model_->shape(); }
   Moment moment() const override { return moment_; }
@@ -36,6 +44,8 @@ class LiveEvidence final : public LayerEvidence {
   at::Tensor projected_value_norm(int order) const override;
   at::Tensor output_factor() const override { return model_->output_factor(moment_.layer); }
   at::Tensor output_weights() const override { return model_->output_weights(moment_.layer); }
+  at::Tensor key_gradient() const override;
+  at::Tensor output_gradient() const override;
   std::uint64_t random_seed() const override { return 0; }
 
  private:
@@ -44,6 +54,7 @@ class LiveEvidence final : public LayerEvidence {
   void check_newest(int newest) const;
   at::Tensor columns(const at::Tensor& statistic, const char* name) const;
   at::Tensor window_rows(int window) const;
+  at::Tensor pass_sum() const;
 
   std::shared_ptr<const LoadedModel> model_;
   const LayerState& state_;
@@ -51,6 +62,8 @@ class LiveEvidence final : public LayerEvidence {
   Moment moment_;
   int prompt_tokens_;
   SlotTable slots_;
+  bool of_pass_ = false;
+  PassGradient gradient_;
   mutable std::map<std::pair<std::string, int>, at::Tensor> memo_;
 };
 

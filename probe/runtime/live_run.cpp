@@ -11,27 +11,11 @@
 #include "kvscope/model/tokenizer.h"
 #include "layer_statistics.h"
 #include "live_evidence.h"
+#include "observe.h"
 
 namespace kvscope {
 namespace detail {
 namespace {
-
-void check_form(const CacheForm& form) {
-  const char* name = nullptr;
-  if (form.keys == Frame::pre_rope) {
-    name = "pre-RoPE keys";
-  } else if (form.positions == CacheForm::Positions::cache_index) {
-    name = "positions by cache index";
-  } else if (form.positions == CacheForm::Positions::multiplicity) {
-    name = "positions by multiplicity";
-  } else if (form.values == CacheForm::Values::sum) {
-    name = "summed values";
-  }
-  KVSCOPE_CHECK(
-      name == nullptr, ErrorCode::unsupported,
-      fmt::format("a live cache cannot be stored with {}", name), "apply",
-      "use a method whose cache keeps post-RoPE keys, original positions and mean values");
-}
 
 class LiveRunOnModel final : public LiveRun {
  public:
@@ -68,6 +52,7 @@ class LiveRunOnModel final : public LiveRun {
 
   void forward(std::span<const std::int32_t> token_ids, const ForwardRequest& request) override;
   void apply(const Decision& decision) override;
+  void store_as(const CacheForm& form) override;
   at::Tensor logits() override;
   void prefill(bool statistics, Recorder* recorder) override;
   void decode(std::int32_t token, Recorder* recorder) override;
@@ -83,11 +68,14 @@ class LiveRunOnModel final : public LiveRun {
     Recorder* recorder = nullptr;
     bool decode = false;
     int tokens_total = 0;
+    PassObserver* observer = nullptr;
   };
   at::Tensor pass(const PassInput& input, const Use& use);
   void watch_layer(const LayerPass& seen, const PassInput& input, const Use& use);
   void append_tokens(std::span<const std::int32_t> ids);
   void check_room(std::size_t more) const;
+  void check_request(std::span<const std::int32_t> ids, const ForwardRequest& request) const;
+  void drop_newest(std::size_t count);
   std::vector<std::int32_t> next_positions(std::size_t count) const;
   std::vector<std::int32_t> next_prompt_chunk() const;
 
@@ -137,12 +125,15 @@ void LiveRunOnModel::append_tokens(std::span<const std::int32_t> ids) {
 void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, const Use& use) {
   const auto index = static_cast<std::size_t>(seen.layer);
   const LayerState& state = layers_[index];
-  const StatisticsPass pass{seen.queries, seen.lse, input.positions};
+  const StatisticsPass pass{seen.queries, seen.lse, seen.positions};
   if (use.remember) {
     remember_queries(statistics_[index], pass, options_.statistics_window);
   }
   if (use.statistics) {
     add_columns(statistics_[index], pass, state, shape(), seen.layer);
+  }
+  if (use.observer != nullptr) {
+    use.observer->layer(seen);
   }
   if (use.recorder != nullptr && use.recorder->wants(seen.layer)) {
     const LayerRecord record{seen.layer,
@@ -167,10 +158,12 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
                 "capture the full run, and decide on the capture");
   PassWatch watch;
   watch.stop = options_.stop;
-  if (use.remember || use.statistics || use.recorder != nullptr) {
+  const bool observed = use.observer != nullptr;
+  if (use.remember || use.statistics || use.recorder != nullptr || observed) {
     watch.layer = [&](const LayerPass& seen) { watch_layer(seen, input, use); };
     watch.rows = [&](int layer, int rows) {
-      const bool all = use.statistics || (use.recorder != nullptr && use.recorder->wants(layer));
+      const bool all =
+          use.statistics || observed || (use.recorder != nullptr && use.recorder->wants(layer));
       return all ? rows : std::min(rows, options_.statistics_window);
     };
   }
@@ -230,44 +223,80 @@ void LiveRunOnModel::decode(std::int32_t token, Recorder* recorder) {
   }
 }
 
+void LiveRunOnModel::check_request(std::span<const std::int32_t> ids,
+                                   const ForwardRequest& request) const {
+  KVSCOPE_CHECK(!ids.empty(), ErrorCode::usage, "no tokens to run", "forward",
+                "pass at least one token id");
+  KVSCOPE_CHECK(!request.key_gradient || (request.observe && ids.size() > 1), ErrorCode::usage,
+                "gradients of keys need someone to observe them and two tokens", "forward",
+                "set observe, and run at least two tokens");
+  check_room(ids.size());
+  for (std::size_t row = 0; row < ids.size(); ++row) {
+    const std::size_t token = static_cast<std::size_t>(seen_) + row;
+    KVSCOPE_CHECK(ids[row] >= 0 && ids[row] < shape().vocabulary, ErrorCode::usage,
+                  fmt::format("token id {}", ids[row]), "forward",
+                  fmt::format("ids are 0 to {}", shape().vocabulary - 1));
+    KVSCOPE_CHECK(!request.append || token >= tokens_.id.size() || tokens_.id[token] == ids[row],
+                  ErrorCode::usage, fmt::format("token {} differs from the prompt's", token),
+                  "forward", "run the prompt's own tokens, in order");
+  }
+}
+
+void LiveRunOnModel::drop_newest(std::size_t count) {
+  for (LayerState& layer : layers_) {
+    layer.drop_newest(static_cast<int>(count));
+  }
+}
+
 void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
                              const ForwardRequest& request) {
-  KVSCOPE_CHECK(!token_ids.empty(), ErrorCode::usage, "no tokens to run", "forward",
-                "pass at least one token id");
-  KVSCOPE_CHECK(!request.key_gradient, ErrorCode::unsupported,
-                "gradients of keys are not computed by this runtime", "forward",
-                "use a method that needs no gradients");
-  check_room(token_ids.size());
+  check_request(token_ids, request);
+  const at::NoGradGuard no_grad;
   const bool in_prompt = seen_ < tokens_.prompt_tokens;
-  for (std::size_t row = 0; row < token_ids.size(); ++row) {
-    const std::size_t token = static_cast<std::size_t>(seen_) + row;
-    KVSCOPE_CHECK(token_ids[row] >= 0 && token_ids[row] < shape().vocabulary, ErrorCode::usage,
-                  fmt::format("token id {}", token_ids[row]), "forward",
-                  fmt::format("ids are 0 to {}", shape().vocabulary - 1));
-    KVSCOPE_CHECK(
-        !request.append || token >= tokens_.id.size() || tokens_.id[token] == token_ids[row],
-        ErrorCode::usage, fmt::format("token {} differs from the prompt's", token), "forward",
-        "run the prompt's own tokens, in order");
-  }
   const std::vector<std::int32_t> positions = next_positions(token_ids.size());
-  const Use use{request.append && request.statistics, request.append, nullptr, !in_prompt,
-                seen_ + static_cast<int>(token_ids.size())};
-  const at::Tensor hidden = pass({token_ids, positions, seen_, tokens_.prompt_tokens}, use);
+  const int seen = seen_ + static_cast<int>(token_ids.size());
+  PassObserver observer(model_, layers_, request, tokens_.prompt_tokens,
+                        {0, seen, step_, in_prompt ? Phase::prefill : Phase::decode});
+  const Use use{request.append && request.statistics,
+                request.append,
+                nullptr,
+                !in_prompt,
+                in_prompt ? tokens_.prompt_tokens : seen,
+                request.observe ? &observer : nullptr};
+  const at::Tensor hidden =
+      pass({token_ids, positions, seen_, tokens_.prompt_tokens, request.key_gradient}, use);
+  try {
+    observer.back(token_ids, hidden, options_.stop);
+  } catch (...) {
+    drop_newest(token_ids.size());
+    statistics_.assign(layers_.size(), {});
+    throw;
+  }
   if (request.append) {
     append_tokens(token_ids);
     step_ += in_prompt ? 0 : 1;
   } else {
-    for (LayerState& layer : layers_) {
-      layer.drop_newest(static_cast<int>(token_ids.size()));
-    }
+    drop_newest(token_ids.size());
   }
+  if (request.append || !request.observe) {
+    logits_ = head_logits(*model_, hidden.narrow(0, hidden.size(0) - 1, 1))[0];
+  }
+}
+
+void LiveRunOnModel::store_as(const CacheForm& form) {
   const at::NoGradGuard no_grad;
-  logits_ = head_logits(*model_, hidden)[0];
+  for (int layer = 0; layer < shape().layers; ++layer) {
+    KVSCOPE_CHECK(form.positions == CacheForm::Positions::original || shape().window_of(layer) == 0,
+                  ErrorCode::unsupported,
+                  fmt::format("layer {} has a sliding window; its slots cannot move", layer),
+                  "cache form", "use a method that keeps positions");
+    layers_[static_cast<std::size_t>(layer)].store_as(form, shape().rope_of(layer));
+  }
 }
 
 void LiveRunOnModel::apply(const Decision& decision) {
   const at::NoGradGuard no_grad;
-  check_form(decision.form);
+  store_as(decision.form);
   KVSCOPE_CHECK(decision.kv_heads == shape().kv_heads && decision.tokens <= seen_, ErrorCode::usage,
                 "the decision was made for another run", "apply",
                 "decide on this run, or on a capture of the same prompt and model");
@@ -281,7 +310,10 @@ void LiveRunOnModel::apply(const Decision& decision) {
     LayerState& state = layers_[index];
     const LayerCache cut = apply_decision(state.cache(), layer, decision.form, event);
     follow_cut(statistics_[index], state.slots(), cut.slots, shape());
-    state.replace(cut);
+    state.replace(cut, shape().rope_of(layer.layer));
+    if (decision.form.positions != CacheForm::Positions::original) {
+      statistics_[index].forget_queries();  // they stood at positions that are gone
+    }
   }
 }
 

@@ -159,6 +159,11 @@ class Cadence {
   virtual std::unique_ptr<Compressor> start(ModelRun& run, const Method& method,
                                             const Budget& budget,
                                             const DecideOptions& options) const = 0;
+  /// For a method without a scorer: throws Error{usage | unsupported} if it cannot work on such a
+  /// run, or cannot meet the budget there.
+  virtual void check(const Method& method, const Budget& budget, const RunPlan& plan) const {
+    (void)method, (void)budget, (void)plan;
+  }
   /// Whether it cuts while the prompt is read.
   virtual bool cuts_while_reading() const { return false; }
   /// Whether `decide` may answer for it from a full cache; else `decide` refuses with `live_only`.

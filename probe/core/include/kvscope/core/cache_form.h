@@ -9,7 +9,7 @@ struct CacheForm {
   enum class Positions {
     original,      ///< a slot keeps its token's position; gaps stay
     cache_index,   ///< rotated by the slot's index (StreamingLLM's paper form)
-    multiplicity,  ///< rotated by the running sum of multiplicities (AsymKV)
+    multiplicity,  ///< rotated by the running sum of multiplicities, less the first (AsymKV)
   };
   enum class Values {
     mean,  ///< one value row stands for the slot

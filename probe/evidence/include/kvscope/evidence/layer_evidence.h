@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kvscope/core/error.h"
 #include "kvscope/core/shape.h"
 #include "kvscope/core/slots.h"
 
@@ -45,8 +46,21 @@ class LayerEvidence {
   /// [query_heads, head_dim, hidden_dim], row convention y = v W_O^h.
   virtual at::Tensor output_weights() const = 0;
 
+  /// d loss / d key of the pass being observed (`ForwardRequest::key_gradient`), in the pre-RoPE
+  /// frame: [kv_heads, slots, head_dim]. The loss is the mean next-token cross entropy inside the
+  /// pass. Throws Error{missing_data} anywhere else.
+  virtual at::Tensor key_gradient() const { return no_gradient(); }
+  /// d loss / d attention output, before W_O, of the same pass: [query_heads, tokens, head_dim].
+  virtual at::Tensor output_gradient() const { return no_gradient(); }
+
   /// Seed of draws keyed by (layer, kv_head, event), so that they do not depend on call order.
   virtual std::uint64_t random_seed() const = 0;
+
+ private:
+  [[noreturn]] at::Tensor no_gradient() const {
+    throw Error(ErrorCode::missing_data, "gradients of keys are needed", "evidence",
+                "decide in a live run: kvscope generate, or kvscope capture --method");
+  }
 };
 
 }  // namespace kvscope

@@ -1,0 +1,37 @@
+#include "observe.h"
+
+namespace kvscope::detail {
+
+void PassObserver::layer(const LayerPass& pass) {
+  if (request_.key_gradient) {
+    trace_.keep(pass);
+  } else {
+    show(pass.layer, {pass.queries, pass.lse, pass.positions}, {});
+  }
+}
+
+void PassObserver::back(std::span<const std::int32_t> ids, const at::Tensor& normed,
+                        const std::atomic<bool>* stop) const {
+  if (!request_.key_gradient) {
+    return;
+  }
+  const auto watch = [this](const LayerGradient& gradient) {
+    const PassTrace::Layer& kept = trace_.layers()[static_cast<std::size_t>(gradient.layer)];
+    show(gradient.layer, {kept.queries, kept.lse, kept.positions},
+         {gradient.keys, gradient.output.contiguous()});
+  };
+  run_backward(*model_, layers_, trace_, ids, normed, watch, stop);
+}
+
+void PassObserver::show(int layer, const StatisticsPass& pass, const PassGradient& gradient) const {
+  LayerStatistics seen;
+  remember_queries(seen, pass, static_cast<int>(pass.queries.size(1)));
+  Moment moment = moment_;
+  moment.layer = layer;
+  LiveEvidence evidence(model_, layers_[static_cast<std::size_t>(layer)], seen, moment,
+                        prompt_tokens_);
+  evidence.of_pass(gradient);
+  request_.observe(evidence);
+}
+
+}  // namespace kvscope::detail
