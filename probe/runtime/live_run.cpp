@@ -296,10 +296,10 @@ void LiveRunOnModel::store_as(const CacheForm& form) {
 
 void LiveRunOnModel::apply(const Decision& decision) {
   const at::NoGradGuard no_grad;
-  store_as(decision.form);
   KVSCOPE_CHECK(decision.kv_heads == shape().kv_heads && decision.tokens <= seen_, ErrorCode::usage,
                 "the decision was made for another run", "apply",
                 "decide on this run, or on a capture of the same prompt and model");
+  store_as(decision.form);
   // A cache that was cut before has the earlier events in it already.
   const int event = layers_.front().cut() ? static_cast<int>(decision.events.size()) - 1 : -1;
   for (const LayerDecision& layer : decision.layers) {

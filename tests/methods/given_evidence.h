@@ -25,12 +25,12 @@ class GivenEvidence : public LayerEvidence {
  public:
   ModelShape model;
   SlotTable table;
-  at::Tensor mass;       ///< [query_heads, slots]: window_sum
-  at::Tensor key_rows;   ///< [kv_heads, slots, head_dim] pre-RoPE
-  at::Tensor value_rows; ///< [kv_heads, slots, head_dim] sums
-  at::Tensor rows;       ///< [query_heads, queries, slots]: attention
-  at::Tensor gradients;  ///< [kv_heads, slots, head_dim]
-  at::Tensor errors;     ///< [query_heads, queries, head_dim]: output gradient
+  at::Tensor mass;        ///< [query_heads, slots]: window_sum
+  at::Tensor key_rows;    ///< [kv_heads, slots, head_dim] pre-RoPE
+  at::Tensor value_rows;  ///< [kv_heads, slots, head_dim] sums
+  at::Tensor rows;        ///< [query_heads, queries, slots]: attention
+  at::Tensor gradients;   ///< [kv_heads, slots, head_dim]
+  at::Tensor errors;      ///< [query_heads, queries, head_dim]: output gradient
 
   GivenEvidence(int query_heads, int kv_heads, int head_dim, const std::vector<double>& counts) {
     model.layers = 1;

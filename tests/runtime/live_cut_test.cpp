@@ -228,12 +228,9 @@ TEST(LiveCut, SecondCutAppliesItsOwnEventOnly) {
 
 TEST(LiveCut, RefusesFormsItCannotStoreAndForeignDecisions) {
   const auto run = prefilled();
-  Decision pre_rope = decision_of(even);
-  pre_rope.form.keys = Frame::pre_rope;
-  EXPECT_EQ(error_of([&] { run->apply(pre_rope); }), code(ErrorCode::unsupported));
-  Decision summed = decision_of(even);
-  summed.form.values = CacheForm::Values::sum;
-  EXPECT_EQ(error_of([&] { run->apply(summed); }), code(ErrorCode::unsupported));
+  Decision moved = decision_of(even);
+  moved.form.positions = CacheForm::Positions::cache_index;  // of keys that are turned already
+  EXPECT_EQ(error_of([&] { run->apply(moved); }), code(ErrorCode::unsupported));
   Decision foreign = decision_of(even);
   foreign.kv_heads = 3;
   EXPECT_EQ(error_of([&] { run->apply(foreign); }), code(ErrorCode::usage));

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "command.h"
@@ -7,6 +8,7 @@
 #include "decision_names.h"
 #include "generation.h"
 #include "kvscope/core/error.h"
+#include "kvscope/core/merge_books.h"
 #include "kvscope/storage/decision_file.h"
 #include "prompt_options.h"
 
@@ -41,28 +43,71 @@ std::string one_line(const std::string& text) {
   return line;
 }
 
+/// Methods whose mean caches differ by more are not compared (as in `report`).
+constexpr double comparable_memory = 0.05;
+
+std::string memory_sentence(const std::vector<MethodAnswer>& answers) {
+  if (answers.size() < 2) {
+    return "";
+  }
+  const auto [least, most] = std::minmax_element(
+      answers.begin(), answers.end(),
+      [](const MethodAnswer& a, const MethodAnswer& b) { return a.mean_bytes() < b.mean_bytes(); });
+  const double apart = most->mean_bytes() > 0 ? 1 - least->mean_bytes() / most->mean_bytes() : 0;
+  if (apart <= comparable_memory) {
+    return fmt::format("Matched memory: mean caches lie within {:.1f} % of each other.\n",
+                       100 * apart);
+  }
+  return fmt::format(
+      "Memory is not matched: mean caches range from {} ({} at {}) to {} ({} at {}). Rows more "
+      "than {:.0f} %\napart are not comparable.\n",
+      bytes_text(static_cast<std::int64_t>(least->mean_bytes())), least->method, least->keep,
+      bytes_text(static_cast<std::int64_t>(most->mean_bytes())), most->method, most->keep,
+      100 * comparable_memory);
+}
+
+/// What a merging method lost on the way; empty for the others.
+std::string losses_sentence(const MethodAnswer& answer) {
+  const MergeBooks books = merge_books(answer.decision);
+  if (books.dropped_slots == 0 && books.clamped == 0) {
+    return "";
+  }
+  const auto share = [](double part, double whole) { return whole > 0 ? 100 * part / whole : 0; };
+  return fmt::format(
+      "{} at {}: {:.0f} % of the removed slots were dropped in a merge, not merged; {:.1f} % of "
+      "all "
+      "tokens\nseen are gone with them, {:.1f} % are merged but not counted.\n",
+      answer.method, answer.keep,
+      share(static_cast<double>(books.dropped_slots), static_cast<double>(books.removed_slots)),
+      share(books.dropped, static_cast<double>(books.tokens)),
+      share(books.clamped, static_cast<double>(books.tokens)));
+}
+
 std::string table(const Generation& generation, const std::vector<MethodAnswer>& answers,
                   const std::string& cut_after) {
   const FullAnswer& full = generation.full();
   std::string text = fmt::format(
-      "full cache, {}: {}\n\n{:<40} {:>8} {:>10} {:>10} {:>10} {:>5} {:>7} {:>10}  {}\n",
+      "full cache, {}: {}\n\n{:<40} {:>8} {:>10} {:>10} {:>10} {:>5} {:>7} {:>10} {:>10}  {}\n",
       bytes_text(full.cache_bytes), one_line(full.text), "method", "keep", "cache", "mean", "peak",
-      "cuts", "differs", "KL (nats)", "answer");
+      "cuts", "differs", "KL forced", "KL free", "answer");
   for (const MethodAnswer& answer : answers) {
     text += fmt::format(
-        "{:<40} {:>8} {:>10} {:>10} {:>10} {:>5} {:>7} {:>10.4f}  {}\n", answer.method, answer.keep,
-        bytes_text(answer.cache_bytes), bytes_text(static_cast<std::int64_t>(answer.mean_bytes())),
-        bytes_text(answer.peak_bytes()), answer.decision.events.size(),
+        "{:<40} {:>8} {:>10} {:>10} {:>10} {:>5} {:>7} {:>10.4f} {:>10.4f}  {}\n", answer.method,
+        answer.keep, bytes_text(answer.cache_bytes),
+        bytes_text(static_cast<std::int64_t>(answer.mean_bytes())), bytes_text(answer.peak_bytes()),
+        answer.decision.events.size(),
         answer.first_divergence < 0 ? "never" : fmt::format("at {}", answer.first_divergence),
-        answer.mean_divergence(), one_line(answer.text));
+        answer.mean_divergence(), answer.mean_free_divergence(), one_line(answer.text));
   }
   text += fmt::format(
       "\nLive decisions, first cut after the {} unless the method waits. 'cache' is held when the "
-      "answer\nbegins; 'mean' and 'peak' over its tokens. KL(full || compressed) of the next "
-      "token, "
-      "mean over the\nfull run's positions, the full run's tokens fed to both. 'differs': first "
-      "answer token.\n",
-      cut_after);
+      "answer\nbegins; 'mean' and 'peak' over its tokens. KL(full || compressed) of the next token "
+      "in nats, mean\nover the answer: 'forced', the full run's tokens fed to both; 'free', the "
+      "method's own tokens fed to\nboth. 'differs': first answer token.\n{}",
+      cut_after, memory_sentence(answers));
+  for (const MethodAnswer& answer : answers) {
+    text += losses_sentence(answer);
+  }
   return text;
 }
 

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "console.h"
 #include "kvscope/core/error.h"
+#include "kvscope/core/merge_books.h"
 
 namespace kvscope::cli {
 namespace {
@@ -41,6 +43,11 @@ TokenTable context_of(const TokenTable& prompt) {
   return context;
 }
 
+double mean(const std::vector<double>& values) {
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
 }  // namespace
 
 double MethodAnswer::mean_bytes() const {
@@ -61,11 +68,11 @@ std::int64_t MethodAnswer::peak_bytes() const {
 }
 
 double MethodAnswer::mean_divergence() const {
-  double sum = 0;
-  for (const double value : divergence) {
-    sum += value;
-  }
-  return divergence.empty() ? 0 : sum / static_cast<double>(divergence.size());
+  return mean(divergence);
+}
+
+double MethodAnswer::mean_free_divergence() const {
+  return mean(free_divergence);
 }
 
 Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& prompt,
@@ -73,6 +80,7 @@ Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& pro
     : model_(std::move(model)),
       prompt_(prompt),
       options_(options),
+      live_(live),
       tokenizer_(model_->file().tokenizer()) {
   KVSCOPE_CHECK(!options_.cut_after_context || prompt_.context_tokens < prompt_.prompt_tokens,
                 ErrorCode::usage, "there is no question after the context", "--cut-after context",
@@ -88,6 +96,22 @@ Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& pro
   prefilled_->prefill(true, nullptr);
   prefill_seconds_ = seconds_since(start);
   run_full();
+}
+
+/// A run on which the method may start: before the prompt, or after it.
+std::unique_ptr<LiveRun> Generation::run_for(const Method& method) const {
+  if (!method.cuts_while_reading()) {
+    return prefilled_->fork();
+  }
+  return LiveRun::start(model_, options_.cut_after_context ? context_of(prompt_) : prompt_, live_);
+}
+
+/// The full cache after the prompt and the tokens of an answer.
+std::unique_ptr<LiveRun> Generation::shadow_of(std::span<const std::int32_t> answer) const {
+  auto shadow = prefilled_->fork();
+  read_question(*shadow);
+  shadow->forward(answer, ForwardRequest{});
+  return shadow;
 }
 
 /// What comes behind the context, if the cut was made there.
@@ -123,7 +147,7 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
   answer.method = method.text();
   answer.keep = budget.text();
   auto start = Clock::now();
-  const auto run = prefilled_->fork();
+  const auto run = run_for(method);
   const auto compressor = start_compressor(*run, method, budget);
   compressor->prefill();
   answer.compress_seconds = seconds_since(start);
@@ -134,9 +158,11 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
   // Free-running and teacher-forced are one run until the first token that differs.
   std::unique_ptr<LiveRun> forced;
   std::unique_ptr<Compressor> forced_compressor;
+  std::unique_ptr<LiveRun> shadow;
   LiveRun* judged = run.get();
   answer.divergence.push_back(
       kl(full_.log_probabilities.front(), log_probabilities(run->logits())));
+  answer.free_divergence = answer.divergence;
   bool ended = false;
   for (int step = 1; step <= options_.new_tokens; ++step) {
     const auto index = static_cast<std::size_t>(step - 1);
@@ -159,6 +185,17 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
       if (!ended) {
         run->decode(token, nullptr);
         answer.step_bytes.push_back(run->cache_bytes());
+        if (answer.first_divergence >= 0) {
+          if (shadow == nullptr) {
+            shadow = shadow_of(answer.tokens);
+          } else {
+            shadow->decode(token, nullptr);
+          }
+        }
+        const at::Tensor full = shadow != nullptr
+                                    ? log_probabilities(shadow->logits())
+                                    : full_.log_probabilities[static_cast<std::size_t>(step)];
+        answer.free_divergence.push_back(kl(full, log_probabilities(run->logits())));
         compressor->after_step();
       }
     }
@@ -181,6 +218,7 @@ nlohmann::json answers_json(const std::string& model_name, const std::string& ca
                             const FullAnswer& full, const std::vector<MethodAnswer>& answers) {
   nlohmann::json rows = nlohmann::json::array();
   for (const MethodAnswer& answer : answers) {
+    const MergeBooks books = merge_books(answer.decision);
     rows.push_back({{"method", answer.method},
                     {"keep", answer.keep},
                     {"text", answer.text},
@@ -188,11 +226,21 @@ nlohmann::json answers_json(const std::string& model_name, const std::string& ca
                     {"first_divergence", answer.first_divergence},
                     {"mean_next_token_kl_nats", answer.mean_divergence()},
                     {"next_token_kl_nats", answer.divergence},
+                    {"mean_free_running_kl_nats", answer.mean_free_divergence()},
+                    {"free_running_kl_nats", answer.free_divergence},
                     {"cache_bytes", answer.cache_bytes},
                     {"mean_cache_bytes", answer.mean_bytes()},
                     {"peak_cache_bytes", answer.peak_bytes()},
                     {"step_cache_bytes", answer.step_bytes},
                     {"cuts", answer.decision.events.size()},
+                    {"merge_books",
+                     {{"tokens", books.tokens},
+                      {"removed_slots", books.removed_slots},
+                      {"dropped_slots", books.dropped_slots},
+                      {"held", books.held},
+                      {"evicted", books.evicted},
+                      {"dropped", books.dropped},
+                      {"clamped", books.clamped}}},
                     {"compress_seconds", answer.compress_seconds},
                     {"decode_seconds", answer.decode_seconds}});
   }

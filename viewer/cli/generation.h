@@ -42,17 +42,21 @@ struct MethodAnswer {
   std::string text;
   int first_divergence = -1;       ///< index of the first answer token that differs; -1 = none
   std::vector<double> divergence;  ///< KL(full || compressed) in nats per position, teacher-forced
-  std::int64_t cache_bytes = 0;    ///< after the cut, when the answer begins
+  /// The same on the method's own answer, a full cache reading along (a shadow run).
+  std::vector<double> free_divergence;
+  std::int64_t cache_bytes = 0;  ///< after the cut, when the answer begins
   std::vector<std::int64_t>
       step_bytes;  ///< [steps] what each new token attends to, its own slot too
   double compress_seconds = 0;
   double decode_seconds = 0;
   double mean_divergence() const;
+  double mean_free_divergence() const;
   double mean_bytes() const;        ///< over the steps; `cache_bytes` without any
   std::int64_t peak_bytes() const;  ///< from the first cut on
 };
 
-/// One prefill, then the full answer and each method x budget on a copy of the cache.
+/// One prefill, then the full answer and each method x budget on a copy of the cache. A method that
+/// cuts while the prompt is read reads it for itself.
 class Generation {
  public:
   /// Throws Error{usage} if one of the methods cannot meet one of the budgets, before any forward
@@ -65,12 +69,15 @@ class Generation {
   double prefill_seconds() const { return prefill_seconds_; }
 
  private:
+  std::unique_ptr<LiveRun> run_for(const Method& method) const;
+  std::unique_ptr<LiveRun> shadow_of(std::span<const std::int32_t> answer) const;
   void read_question(LiveRun& run) const;
   void run_full();
 
   std::shared_ptr<const Model> model_;
   TokenTable prompt_;
   GenerationOptions options_;
+  LiveRunOptions live_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<LiveRun> prefilled_;
   FullAnswer full_;
