@@ -53,8 +53,11 @@ void refuse_unsupported(const JsonFields& fields) {
     }
   }
   if (fields.has("quantization_config")) {
-    fields.unsupported("quantization_config",
-                       "give unquantised weights, or the model as a GGUF file");
+    const JsonFields quantized = fields.object("quantization_config");
+    if (quantized.text("quant_method", "") != "fp8") {
+      fields.unsupported("quantization_config",
+                         "of these only fp8 is supported; else give unquantised weights or GGUF");
+    }
   }
 }
 

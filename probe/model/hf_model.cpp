@@ -20,6 +20,25 @@ bool is_tied(const nlohmann::json& json, const TensorStore& store, const TensorL
   return found != json.end() && found->is_boolean() ? found->get<bool>() : !stored;
 }
 
+/// Blocks of FP8 weights that share a scale.
+void read_scales(const nlohmann::json& json, const std::string& where, TensorLayout& layout) {
+  const JsonFields fields(json, where);
+  if (!fields.has("quantization_config")) {
+    return;
+  }
+  const JsonFields quantized = fields.object("quantization_config");
+  const nlohmann::json& block = quantized.array("weight_block_size");
+  const auto natural = [](const nlohmann::json& size) {
+    return size.is_number_unsigned() && size.get<std::uint64_t>() >= 1 &&
+           size.get<std::uint64_t>() <= 65536;
+  };
+  if (block.size() != 2 || !natural(block[0]) || !natural(block[1])) {
+    quantized.refuse("weight_block_size", "it must be two natural numbers");
+  }
+  layout.scale_rows = block[0].get<std::int64_t>();
+  layout.scale_columns = block[1].get<std::int64_t>();
+}
+
 /// The biases that the config promises must be there, and no others.
 void check_biases(const nlohmann::json& json, const ModelFile& file, const std::string& where) {
   const std::string& family = file.config().architecture;
@@ -52,6 +71,7 @@ std::unique_ptr<ModelFile> open_hf_model(const std::string& folder) {
   TensorLayout layout = hf_layout(config, *store);
   const nlohmann::json& text = json.contains("text_config") ? json["text_config"] : json;
   config.tied_embeddings = is_tied(text, *store, layout);
+  read_scales(json, path, layout);
   config.weights_dtype = most_common_type(*store);
   fs::path name = fs::path(folder);
   config.name = (name.filename().empty() ? name.parent_path() : name).filename().string();

@@ -109,7 +109,12 @@ class TensorModel final : public ModelFile {
                   store_->path());
     return *tensor;
   }
+  /// The scales of a stored tensor; nullptr if it has none.
+  const StoredTensor* scales_of(const StoredTensor& tensor) const {
+    return layout_.scale_rows > 0 ? store_->find(tensor.name + "_scale_inv") : nullptr;
+  }
   void check_tensors() const;
+  void check_scales(const StoredTensor& scales, std::int64_t rows, std::int64_t columns) const;
   void check_weight(Weight weight, int layer, std::set<std::string>& known) const;
 
   std::shared_ptr<const TensorStore> store_;
@@ -141,6 +146,28 @@ void TensorModel::check_weight(Weight weight, int layer, std::set<std::string>& 
       fmt::format("tensor '{}' has shape [{}], the metadata asks for [{}, {}]", tensor->name,
                   fmt::join(tensor->shape, ", "), expected.first, expected.second),
       store_->path());
+  if (const StoredTensor* scales = scales_of(*tensor)) {
+    check_scales(*scales, found.first, found.second);
+    known.insert(scales->name);
+  } else {
+    KVSCOPE_CHECK(
+        layout_.scale_rows == 0 || !std::string_view(tensor->block->name).starts_with("F8"),
+        ErrorCode::corrupt_file, fmt::format("tensor '{}_scale_inv' is missing", tensor->name),
+        store_->path(), "download the weights again");
+  }
+}
+
+void TensorModel::check_scales(const StoredTensor& scales, std::int64_t rows,
+                               std::int64_t columns) const {
+  const std::int64_t down = (rows + layout_.scale_rows - 1) / layout_.scale_rows;
+  const std::int64_t across = (columns + layout_.scale_columns - 1) / layout_.scale_columns;
+  KVSCOPE_CHECK(scales.shape == std::vector<std::int64_t>({down, across}) &&
+                    scales.block->elements == 1 && !scales.block->integers,
+                ErrorCode::corrupt_file,
+                fmt::format("tensor '{}' has shape [{}], blocks of {} x {} need [{}, {}]",
+                            scales.name, fmt::join(scales.shape, ", "), layout_.scale_rows,
+                            layout_.scale_columns, down, across),
+                store_->path());
 }
 
 void TensorModel::check_tensors() const {
@@ -207,6 +234,18 @@ void TensorModel::read(Weight weight, int layer, std::span<float> out, int threa
   const std::int64_t head_dim = config_.shape.head_dim;
   const std::int64_t half = head_dim / 2;
   const std::int64_t blocks = columns / block->elements;
+  std::vector<float> scales;
+  if (const StoredTensor* stored = scales_of(tensor)) {
+    scales.resize(static_cast<std::size_t>(stored->elements));
+    stored->block->dequantise(stored->data, stored->elements, scales.data());
+  }
+  const auto scale_row = [&](std::int64_t stored, float* row) {
+    const std::int64_t across = (columns + layout_.scale_columns - 1) / layout_.scale_columns;
+    const float* factors = scales.data() + stored / layout_.scale_rows * across;
+    for (std::int64_t column = 0; column < columns; ++column) {
+      row[column] *= factors[column / layout_.scale_columns];
+    }
+  };
   const auto convert = [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t row = first; row < last; ++row) {
       const std::int64_t within = row % head_dim;
@@ -214,6 +253,9 @@ void TensorModel::read(Weight weight, int layer, std::span<float> out, int threa
           first_row + (permuted ? row - within + 2 * (within % half) + within / half : row);
       block->dequantise(tensor.data + stored * blocks * block->bytes, blocks,
                         out.data() + row * columns);
+      if (!scales.empty()) {
+        scale_row(stored, out.data() + row * columns);
+      }
     }
   };
   const std::int64_t workers =

@@ -26,6 +26,10 @@ struct TensorLayout {
   bool neighbouring_pairs = false;
   /// Added to every RMS norm weight as it is read (Gemma stores w of 1 + w).
   float norm_offset = 0.0f;
+  /// Rows and columns that share an entry of the tensor NAME_scale_inv, by which they are
+  /// multiplied (FP8 checkpoints); 0 = there are no scales.
+  std::int64_t scale_rows = 0;
+  std::int64_t scale_columns = 0;
   /// Whether a tensor that no weight uses may be there (rotary tables, other modalities).
   std::function<bool(const std::string& name)> ignorable;
 };

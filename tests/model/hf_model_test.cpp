@@ -209,6 +209,58 @@ TEST(HfModel, MissingPartsOfAFolderAreNamed) {
   EXPECT_THAT(refused().message(), HasSubstr("LFS"));
 }
 
+/// FP8 weights times the scale of their block.
+TEST(HfModel, EightBitFloatsHaveScales) {
+  const TemporaryFolder folder;
+  json file = golden("llama3");
+  file["config"]["quantization_config"] = {{"quant_method", "fp8"},
+                                           {"weight_block_size", {48, 40}}};
+  const std::string name = "model.layers.1.self_attn.q_proj.weight";  // [64, 64]
+  for (auto tensor = file["tensors"].begin(); tensor != file["tensors"].end(); ++tensor) {
+    if (tensor->at("name") == name) {
+      file["tensors"].erase(tensor);
+      break;
+    }
+  }
+  test::write_golden_folder(file, folder.path());
+  std::string bytes;
+  for (int cell = 0; cell < 64 * 64; ++cell) {
+    bytes += static_cast<char>(cell % 120);
+  }
+  const auto write = [&](const std::vector<std::int64_t>& shape, const std::vector<float>& scales) {
+    test::SafetensorsWriter writer;
+    writer.add(name, "F8_E4M3", {64, 64}, bytes);
+    writer.add(name + "_scale_inv", "F32", shape, test::float_bytes(scales));
+    folder.write("more.safetensors", writer.bytes());
+  };
+  json index = {{"weight_map", {{name, "more.safetensors"}}}};
+  for (const json& tensor : file.at("tensors")) {
+    index["weight_map"][tensor.at("name").get<std::string>()] = "model.safetensors";
+  }
+  folder.write("model.safetensors.index.json", index.dump());
+  write({2, 2}, {1, 2, 4, 8});
+  const auto model = ModelFile::open(folder.path());
+  const auto values = read(*model, Weight::wq, 1);
+  for (int row = 0; row < 64; ++row) {
+    for (int column = 0; column < 64; ++column) {
+      const auto cell = static_cast<std::size_t>(row * 64 + column);
+      const int bits = static_cast<int>(cell % 120);
+      const double plain =
+          bits < 8 ? std::ldexp(bits, -9) : std::ldexp(8 + (bits & 7), (bits >> 3) - 10);
+      ASSERT_EQ(values[cell], plain * (row < 48 ? 1 : 4) * (column < 40 ? 1 : 2)) << row;
+    }
+  }
+  EXPECT_EQ(model->weight_dtype(Weight::wq, 1), "F8_E4M3");
+  write({1, 2}, {1, 2});
+  EXPECT_THAT(test::error_of([&] { ModelFile::open(folder.path()); }).message(),
+              HasSubstr("q_proj.weight_scale_inv"));
+  test::SafetensorsWriter unscaled;
+  unscaled.add(name, "F8_E4M3", {64, 64}, bytes);
+  folder.write("more.safetensors", unscaled.bytes());
+  EXPECT_THAT(test::error_of([&] { ModelFile::open(folder.path()); }).message(),
+              HasSubstr("_scale_inv' is missing"));
+}
+
 /// One file or shards: the same weights, the same hash.
 TEST(HfModel, ShardsAreOneModel) {
   const TemporaryFolder folder;
