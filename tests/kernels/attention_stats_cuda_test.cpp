@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <ostream>
 #include <string>
 
 #include "attention_cases.h"
@@ -23,6 +24,10 @@ struct Case {
   int window = 0;
   double softcap = 0;
 };
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 constexpr Case cases[] = {
     {"one_token", 4, 2, 1, 1, 64},
