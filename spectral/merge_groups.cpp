@@ -1,6 +1,8 @@
 #include "merge_groups.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -63,7 +65,7 @@ class Slots {
 }  // namespace
 
 std::vector<MergeGroup> merge_groups(const LayerDecision& layer, int kv_head, int tokens,
-                                     float MergeEdge::*weight) {
+                                     float MergeEdge::*weight, CacheForm::Values form) {
   std::vector<const MergeEdge*> edges;
   for (const MergeEdge& edge : layer.edges) {
     if (edge.kv_head == kv_head && edge.source < tokens && edge.target < tokens) {
@@ -76,6 +78,7 @@ std::vector<MergeGroup> merge_groups(const LayerDecision& layer, int kv_head, in
   for (std::size_t first = 0; first < edges.size();) {
     std::size_t last = first;
     std::map<int, Weights> incoming;             // by target
+    std::map<int, double> left;                  // by target: share of its own row
     std::map<int, int> rows;                     // finished key of the target
     std::map<int, std::pair<double, int>> home;  // by source: largest share, its target
     for (; last < edges.size() && edges[last]->event == edges[first]->event; ++last) {
@@ -84,6 +87,12 @@ std::vector<MergeGroup> merge_groups(const LayerDecision& layer, int kv_head, in
       for (const auto& [token, part] : slots.content(edge.source)) {
         incoming[edge.target][token] += share * part;
       }
+      const double whole = left.try_emplace(edge.target, 1.0).first->second;
+      const bool own = edge.source == edge.target;
+      // An edge from itself says it all: no rest is added, however many others come.
+      left[edge.target] = own || std::isnan(whole) ? std::numeric_limits<double>::quiet_NaN()
+                          : form == CacheForm::Values::sum ? 1.0
+                                                           : whole - share;
       auto& row = rows.try_emplace(edge.target, -1).first->second;
       row = std::max(row, edge.key_row);
       auto& best = home.try_emplace(edge.source, -1.0, edge.target).first->second;
@@ -91,6 +100,10 @@ std::vector<MergeGroup> merge_groups(const LayerDecision& layer, int kv_head, in
     }
     // All of an event reads what slots held before it.
     for (auto& [target, weights] : incoming) {
+      const double rest = std::isnan(left[target]) ? 0 : left[target];
+      for (const auto& [token, part] : slots.content(target)) {
+        weights[token] += rest * part;
+      }
       double sum = 0;
       for (const auto& [token, part] : weights) {
         sum += part;
