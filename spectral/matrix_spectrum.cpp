@@ -97,7 +97,7 @@ class Decomposition {
     const GramSide side = smaller_side(view);
     AlignedDoubles whole = timed_gram(view, side);
     const bool sliced = weights_.sliced(layout_);
-    if (sliced) {
+    if (sliced && options_.heads) {
       run_heads(whole, side);
     }
     if (!weights_.bias.empty() && !options_.fast) {

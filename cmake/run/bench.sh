@@ -24,6 +24,27 @@ need_peers() {
   fi
 }
 
+# need_weightwatcher: an environment that adds WeightWatcher to the peers'; sets weightwatcher_python.
+need_weightwatcher() {
+  if [ -n "${KVSCOPE_BENCH_WEIGHTWATCHER:-}" ]; then
+    weightwatcher_python=$KVSCOPE_BENCH_WEIGHTWATCHER
+    return
+  fi
+  weightwatcher_python=$PWD/.bench-venv/weightwatcher/bin/python
+  if [ ! -f .bench-venv/weightwatcher/complete ]; then
+    step "install weightwatcher==0.7.7 beside the peers"
+    rm -rf .bench-venv/weightwatcher
+    "$peer_python" -m venv .bench-venv/weightwatcher
+    "$peer_python" -c 'import site; print(site.getsitepackages()[0])' \
+      >"$("$weightwatcher_python" -c 'import site; print(site.getsitepackages()[0])')/peers.pth"
+    "$weightwatcher_python" -m pip install --quiet --disable-pip-version-check --no-deps weightwatcher==0.7.7 powerlaw \
+      scikit-learn scipy joblib threadpoolctl mpmath cloudpickle loky matplotlib-inline ipython narwhals matplotlib contourpy cycler \
+      fonttools kiwisolver pyparsing pillow python-dateutil six ||
+      die "could not install weightwatcher"
+    touch .bench-venv/weightwatcher/complete
+  fi
+}
+
 do_bench() {
   local peers=no llama=no record=no argument
   for argument in "$@"; do
@@ -52,7 +73,15 @@ do_bench() {
   fi
   step "the main job on SmolLM2-135M"
   python3 tests/bench/bench.py "${options[@]}"
+  local spectral=(--build build --model models/smollm2.gguf --out build/bench-results)
+  if [ "$peers" = yes ]; then
+    need_weightwatcher
+    spectral+=(--peers "$weightwatcher_python")
+  fi
+  step "spectra of SmolLM2-135M and of a 4096 x 4096 matrix"
+  python3 tests/bench/spectral.py "${spectral[@]}"
   if [ "$record" = yes ]; then
     cp build/bench-results/RESULTS.md tests/bench/RESULTS.md
+    cp build/bench-results/SPECTRAL.md tests/bench/SPECTRAL.md
   fi
 }

@@ -12,8 +12,8 @@ class SpectralProgram : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace;
-    const Result capture = (*workspace_)(
-        "capture tiny.gguf -f prompt.txt --profile qkv --window 8 -o run.capture.h5");
+    const Result capture =
+        (*workspace_)("capture tiny.gguf -f prompt.txt --profile qkv --window 8 -o run.capture.h5");
     ASSERT_EQ(capture.status, 0) << capture.err;
     const Result decide = (*workspace_)(
         "decide run.capture.h5 -m 'knorm|nearest_key' --keep 0.5 -o pairs.decision.h5");
@@ -55,7 +55,8 @@ TEST_F(SpectralProgram, EveryFormatComesOut) {
   }
   const Result csv = run("--format csv");
   EXPECT_TRUE(csv.out.starts_with("table,units,layer,place,index,value\r\n"));
-  EXPECT_NE(csv.out.find("\r\nasymmetry/A_KV,nat,1,,,"), std::string::npos) << csv.out.substr(0, 300);
+  EXPECT_NE(csv.out.find("\r\nasymmetry/A_KV,nat,1,,,"), std::string::npos)
+      << csv.out.substr(0, 300);
   const Result html = run("--tokens run.capture.h5 --format html");
   std::size_t pictures = 0;
   for (std::size_t at = 0; (at = html.out.find("<h3>", at)) != std::string::npos; ++at) {

@@ -32,6 +32,7 @@ struct Floats {
 /// Eigenvalues, descending, of the smaller Gram matrix.
 inline std::vector<double> spectrum_of(const Matrix& matrix,
                                        const EigenSolver& solver = cpu_solver()) {
+  const SingleThreaded single;  // two threads on one small matrix spin
   const Floats floats(matrix);
   const GramSide side = matrix.rows <= matrix.columns ? GramSide::rows : GramSide::columns;
   std::vector<double> values =

@@ -58,8 +58,8 @@ Spectrum made_spectrum() {
   s.tables["homogeneity/notes/k/cos_adj_hist"] = histogram;
   s.tables["merging/pairs/k/actual"] = made_table({2, 2}, {"layer", "kv_head"});
   s.claims.push_back({"a", "one holds", 0.9, 0.7, 0.98, 0.001, 12, "holds"});
-  s.claims.push_back({"b", "one has none", std::nan(""), std::nan(""), std::nan(""), std::nan(""),
-                      0, "no data"});
+  s.claims.push_back(
+      {"b", "one has none", std::nan(""), std::nan(""), std::nan(""), std::nan(""), 0, "no data"});
   s.attributes[""]["view"] = std::string("raw");
   s.attributes["homogeneity/notes"]["rope"] = std::string("pre");
   s.attributes["homogeneity/notes"]["n_pairs"] = 55.0;

@@ -34,6 +34,7 @@ struct Options {
   bool restart = false;
   bool strict = false;
   bool no_bias = false;
+  bool no_heads = false;
   bool no_products = false;
   bool no_post_rope = false;
   SpectralOptions spectral;
@@ -129,6 +130,7 @@ int run_spectral(Options& options) {
                                  : static_cast<int>(std::thread::hardware_concurrency());
   options.spectral.device = options.common.device;
   options.spectral.with_bias = !options.no_bias;
+  options.spectral.heads = !options.no_heads;
   options.spectral.products = !options.no_products;
   options.spectral.checkpoint = options.output + ".partial";
   if (options.restart) {
@@ -154,6 +156,7 @@ void add_weight_options(CLI::App& command, Options& options) {
   command.add_flag("--gain-folded", spectral.gain_folded,
                    "Fold the gains of the norms before and behind a projection into it");
   command.add_flag("--no-bias", options.no_bias, "Leave biases out");
+  command.add_flag("--no-heads", options.no_heads, "Whole matrices only");
   command.add_flag("--no-products", options.no_products,
                    "Leave out QK, OV and the alignments between heads");
   command.add_flag("--vectors", spectral.vectors, "Store the left singular vectors of the heads");

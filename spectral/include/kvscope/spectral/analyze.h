@@ -20,6 +20,7 @@ struct SpectralOptions {
   /// it, in place of W: then the input has unit mean square in each coordinate.
   bool gain_folded = false;
   bool with_bias = true;  ///< spectra of [W b] beside those of W, where there is a bias
+  bool heads = true;      ///< spectra of the heads beside those of whole matrices
   bool products = true;   ///< QK and OV products and the alignments between projections
   bool vectors = false;   ///< also store the left singular vectors of the heads of W_Q, W_K, W_V
   bool fits = false;      ///< also fit power laws and the Marchenko-Pastur bulk
