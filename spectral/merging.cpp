@@ -189,10 +189,10 @@ void add_merge_loss(const CaptureReader& capture, const Decision& decision,
       const std::size_t place =
           row * static_cast<std::size_t>(heads) + static_cast<std::size_t>(head);
       const auto head_row = static_cast<std::size_t>(head) * static_cast<std::size_t>(tokens);
-      const std::vector<MergeGroup> by_key =
-          spectral::merge_groups(layer, head, tokens, &MergeEdge::key_weight, CacheForm::Values::mean);
-      const std::vector<MergeGroup> by_value =
-          spectral::merge_groups(layer, head, tokens, &MergeEdge::value_weight, decision.form.values);
+      const std::vector<MergeGroup> by_key = spectral::merge_groups(
+          layer, head, tokens, &MergeEdge::key_weight, CacheForm::Values::mean);
+      const std::vector<MergeGroup> by_value = spectral::merge_groups(
+          layer, head, tokens, &MergeEdge::value_weight, decision.form.values);
       keys.add(place, by_key, k, head_row, channels,
                layer.key_row_dim == channels ? &layer : nullptr);
       values.add(place, by_value, v, head_row, channels, nullptr);

@@ -49,7 +49,8 @@ Matrix matrix_of(int rows, int columns) {
   Matrix w(rows, columns);
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) {
-      w.at(r, c) = std::ldexp((37 * r + 101 * c + 13 * r * c + c * (r * r * r + c)) % 257 - 128, -3 - r % 5);
+      w.at(r, c) =
+          std::ldexp((37 * r + 101 * c + 13 * r * c + c * (r * r * r + c)) % 257 - 128, -3 - r % 5);
     }
   }
   return w;
