@@ -67,7 +67,7 @@ template <typename Body>
 void for_group(const ChunkView& view, int kv_head, const Body& body) {
   const LayerEvidence& evidence = view.evidence;
   const SlotTable& table = evidence.slots();
-  const at::Tensor attention = evidence.attention(table.slots - view.past);
+  const at::Tensor attention = evidence.attention(view.queries);
   at::Tensor values = evidence.values().select(0, kv_head).to(at::kDouble).clone();
   for (int slot = 0; slot < table.slots; ++slot) {
     values.select(0, slot).div_(view.multiplicity(kv_head, slot));

