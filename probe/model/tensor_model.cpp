@@ -218,7 +218,9 @@ std::string TensorModel::hash() const {
 void TensorModel::read(Weight weight, int layer, std::span<float> out, int threads) const {
   const StoredTensor& tensor = require(weight, layer);
   const std::int64_t first_row = place(weight, layer).first_row;
-  const auto [rows, columns] = expected_shape(weight, config_);
+  const Shape shape = expected_shape(weight, config_);
+  const std::int64_t rows = shape.first;
+  const std::int64_t columns = shape.second;
   KVSCOPE_CHECK(static_cast<std::int64_t>(out.size()) == rows * columns, ErrorCode::usage,
                 fmt::format("{} floats for a weight of {} x {}", out.size(), rows, columns),
                 tensor.name);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kvscope/core/error.h"
+
 namespace kvscope {
 namespace {
 
@@ -22,7 +24,33 @@ std::size_t unfinished(const std::string& text) {
   return 0;
 }
 
+class NumberTokenizer final : public Tokenizer {
+ public:
+  explicit NumberTokenizer(int vocabulary) : vocabulary_(vocabulary) {}
+  int vocabulary() const override { return vocabulary_; }
+  std::vector<std::int32_t> encode(std::string_view, bool, bool) const override {
+    throw Error(ErrorCode::missing_data, "the model has no tokenizer that can be read", "",
+                "pass token ids with --token-ids");
+  }
+  std::string piece(std::int32_t id) const override {
+    return id >= 0 && id < vocabulary_ ? "[" + std::to_string(id) + "]" : std::string();
+  }
+  std::int32_t bos() const override { return -1; }
+  std::int32_t eos() const override { return -1; }
+  bool is_special(std::int32_t) const override { return false; }
+  bool is_end_of_generation(std::int32_t) const override { return false; }
+  const std::string& chat_template() const override { return none_; }
+
+ private:
+  int vocabulary_;
+  std::string none_;
+};
+
 }  // namespace
+
+std::shared_ptr<const Tokenizer> number_tokenizer(int vocabulary) {
+  return std::make_shared<NumberTokenizer>(vocabulary);
+}
 
 std::string Tokenizer::decode(const std::vector<std::int32_t>& ids) const {
   StreamDecoder decoder(*this);

@@ -82,6 +82,21 @@ TEST(BadInput, Prompt) {
                  workspace);
 }
 
+/// What the error recommends works: token ids need no tokenizer.
+TEST(BadInput, UnknownTokenizer) {
+  Workspace workspace;
+  std::string model = workspace.read("tiny.gguf");
+  model.replace(model.find("smollm"), 6, "smallm");
+  workspace.write("other.gguf", model);
+  workspace.write("ids.txt", "3 4 5 6 7 8 9 10");
+  expect_refused({{"capture other.gguf -p a -o x.capture.h5", 1, "--token-ids"}}, workspace);
+  EXPECT_EQ(workspace("capture other.gguf --token-ids ids.txt --window 4 -o x.capture.h5").status,
+            0);
+  EXPECT_EQ(workspace("generate other.gguf --token-ids ids.txt -m knorm --keep 0.5 --new-tokens 2")
+                .status,
+            0);
+}
+
 TEST(BadInput, DecideAndReport) {
   Workspace workspace;
   ASSERT_EQ(

@@ -147,7 +147,7 @@ void run_capture(Options& options) {
   use_threads(options.common.threads);
   refuse_existing(options.output, options.request.force);
   const auto file = open_model(options.model);
-  const auto tokenizer = file->tokenizer();
+  const auto tokenizer = open_tokenizer(*file, options.prompt);
   const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
   const ModelShape& shape = file->config().shape;
   options.request.windows = parse_list(options.windows, "--window", 1 << 20);

@@ -141,10 +141,12 @@ void run_generate(const Options& options) {
     budgets.push_back(Budget::parse(keep));
   }
   const auto file = open_model(options.model);
-  const TokenTable prompt = read_prompt(options.prompt, *file->tokenizer());
+  const auto tokenizer = open_tokenizer(*file, options.prompt);
+  const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
   const auto model = Model::load(file, runtime_options(options.common, options.dtype));
   GenerationOptions generation_options = options.generation;
   generation_options.methods = methods;
+  generation_options.tokenizer = tokenizer;
   generation_options.budgets = budgets;
   generation_options.cut_after_context = options.cut_after == "context";
   Progress progress("generate", "layer-tokens");

@@ -81,7 +81,7 @@ Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& pro
       prompt_(prompt),
       options_(options),
       live_(live),
-      tokenizer_(model_->file().tokenizer()) {
+      tokenizer_(options_.tokenizer ? options_.tokenizer : model_->file().tokenizer()) {
   KVSCOPE_CHECK(!options_.cut_after_context || prompt_.context_tokens < prompt_.prompt_tokens,
                 ErrorCode::usage, "there is no question after the context", "--cut-after context",
                 "pass --question TEXT, or cut after the prompt");

@@ -21,6 +21,7 @@ struct GenerationOptions {
   int new_tokens = 64;
   bool cut_after_context = false;  ///< compress before the question is read
   Sampling sampling;
+  std::shared_ptr<const Tokenizer> tokenizer;  ///< of the prompt; empty = the model's own
 };
 
 /// What the uncompressed run said.

@@ -53,6 +53,18 @@ TokenTable read_prompt(const PromptOptions& options, const Tokenizer& tokenizer)
   return build_prompt(tokenizer, request);
 }
 
+std::shared_ptr<const Tokenizer> open_tokenizer(const ModelFile& file,
+                                                const PromptOptions& options) {
+  try {
+    return file.tokenizer();
+  } catch (const Error&) {
+    if (options.token_ids.empty()) {
+      throw;
+    }
+    return number_tokenizer(file.config().shape.vocabulary);
+  }
+}
+
 std::shared_ptr<const ModelFile> open_model(const std::string& path) {
   return std::shared_ptr<const ModelFile>(ModelFile::open(path));
 }

@@ -26,6 +26,11 @@ void add_prompt(CLI::App& command, PromptOptions& options);
 /// prompt.
 TokenTable read_prompt(const PromptOptions& options, const Tokenizer& tokenizer);
 
+/// The model's tokenizer. With --token-ids, which needs none, one of numbers where the model's own
+/// is missing or unknown.
+std::shared_ptr<const Tokenizer> open_tokenizer(const ModelFile& file,
+                                                const PromptOptions& options);
+
 /// Opens MODEL and checks the device before any weight is read.
 std::shared_ptr<const ModelFile> open_model(const std::string& path);
 

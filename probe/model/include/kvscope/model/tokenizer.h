@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,11 @@ class Tokenizer {
   /// Whether encoding puts a space before the text, which decoding takes away again.
   virtual bool puts_space_first() const { return false; }
 };
+
+/// Stands in where a model has no tokenizer that can be read: pieces are numbers in brackets, such
+/// as
+/// "[17]", and encode throws Error{missing_data}, for which there is --token-ids.
+std::shared_ptr<const Tokenizer> number_tokenizer(int vocabulary);
 
 /// Text from tokens that arrive one at a time: never part of a character, whose bytes may come from
 /// several tokens.
