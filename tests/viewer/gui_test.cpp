@@ -1,75 +1,26 @@
 #include <gtest/gtest.h>
-#include <imgui.h>
-#include <imgui_internal.h>
-#include <implot.h>
 
 #include <filesystem>
 #include <fstream>
 #include <set>
 
-#include "fonts.h"
+#include "gui_session.h"
 #include "kvscope/core/error.h"
 #include "png_file.h"
-#include "synthetic_scene.h"
-#include "viewer.h"
+#include "sidecar.h"
 
 namespace kvscope::gui {
 namespace {
 
-/// A viewer on a back end without a window.
-class Session {
- public:
-  explicit Session(bool picture, const State& state = {}) {
-    ImGui::CreateContext();
-    ImPlot::CreateContext();
-    ImGui::GetIO().IniFilename = nullptr;
-    ImGui::GetCurrentContext()->ErrorCallback = [](ImGuiContext*, void*, const char* message) {
-      ADD_FAILURE() << "Dear ImGui: " << message;
-    };
-    ImGui::GetIO().ConfigFlags |= ImGuiConfigFlags_DockingEnable;
-    load_fonts("");
-    backend_ = picture ? make_egl_backend({800, 600}) : make_null_backend({800, 600});
-    viewer_ = std::make_unique<Viewer>(test::synthetic_scene(), state, *backend_);
-  }
-  ~Session() {
-    viewer_.reset();
-    backend_.reset();
-    ImPlot::DestroyContext();
-    ImGui::DestroyContext();
-  }
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
+using test::Session;
 
-  void frames(int count) {
-    for (int frame = 0; frame < count; ++frame) {
-      backend_->begin_frame();
-      ImGui::NewFrame();
-      viewer_->frame();
-      ImGui::Render();
-      backend_->end_frame();
-    }
-  }
-  void press(ImGuiKey key) {
-    ImGui::GetIO().AddKeyEvent(key, true);
-    frames(2);
-    ImGui::GetIO().AddKeyEvent(key, false);
-    frames(2);
-  }
-  void click(float x, float y) {
-    ImGui::GetIO().AddMousePosEvent(x, y);
-    frames(2);
-    ImGui::GetIO().AddMouseButtonEvent(0, true);
-    frames(2);
-    ImGui::GetIO().AddMouseButtonEvent(0, false);
-    frames(2);
-  }
-  Viewer& viewer() { return *viewer_; }
-  Backend& backend() { return *backend_; }
+const char* const layouts[] = {"explore", "compare", "merge", "weights"};
 
- private:
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Viewer> viewer_;
-};
+State in_layout(const char* layout) {
+  State state;
+  state.layout = layout;
+  return state;
+}
 
 TEST(Gui, KeysRunCommandsAndUndoTakesThemBack) {
   Session session(false);
@@ -78,28 +29,69 @@ TEST(Gui, KeysRunCommandsAndUndoTakesThemBack) {
   session.press(ImGuiKey_X);
   EXPECT_EQ(session.viewer().state().a, before.b);
   session.press(ImGuiKey_L);  // the most costly loss of what is now A
+  const State after = session.viewer().state();
   session.viewer().undo();
   session.viewer().undo();
   EXPECT_EQ(session.viewer().state(), before);
+  session.viewer().redo();
+  session.viewer().redo();
+  EXPECT_EQ(session.viewer().state(), after);
 }
 
 TEST(Gui, ClickOnAMapSelectsTokenAndLayer) {
   Session session(false);
   session.frames(4);
-  session.click(250, 370);
+  const ImRect map = ImGui::FindWindowByName("Layer × token")->Rect();
+  session.click(map.GetCenter().x, map.Min.y + 0.7f * map.GetHeight());
   const State& state = session.viewer().state();
   EXPECT_TRUE(state.token > 0 || state.layer > 0)
       << "token " << state.token << " layer " << state.layer;
 }
 
-TEST(Gui, EveryLayoutDrawsWithEveryPanel) {
-  for (const char* layout : {"explore", "compare", "weights"}) {
-    State state;
-    state.layout = layout;
-    Session session(false, state);
-    session.frames(4);
-    EXPECT_GT(ImGui::GetDrawData()->TotalVtxCount, 100) << layout;
+TEST(Gui, EveryLayoutDrawsAtEverySize) {
+  for (const char* layout : layouts) {
+    for (const BackendSize size : {BackendSize{320, 240}, {1000, 700}, {3840, 2160}}) {
+      Session session(false, in_layout(layout), kvscope::test::synthetic_scene(), size);
+      session.frames(4);
+      EXPECT_GT(ImGui::GetDrawData()->TotalVtxCount, 100) << layout;
+      EXPECT_LT(ImGui::GetDrawData()->TotalVtxCount, 200000) << layout;
+    }
   }
+}
+
+TEST(Gui, NothingOneTokenOrNoDecisionDrawsToo) {
+  kvscope::test::SceneOptions one;
+  one.tokens = 1;
+  one.needle = 0;
+  Scene undecided = kvscope::test::synthetic_scene();
+  undecided.decisions.clear();
+  for (const char* layout : layouts) {
+    for (const Scene& scene : {Scene{}, undecided, kvscope::test::synthetic_scene(one)}) {
+      Session session(false, in_layout(layout), scene);
+      session.frames(4);
+      EXPECT_GT(ImGui::GetDrawData()->TotalVtxCount, 20) << layout;
+    }
+  }
+}
+
+TEST(Gui, EveryCommandRunsOnEveryKindOfScene) {
+  const std::filesystem::path before = std::filesystem::current_path();
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / "kvscope-gui-commands";
+  std::filesystem::create_directories(folder);
+  std::filesystem::current_path(folder);  // exports go here
+  for (const bool empty : {false, true}) {
+    Session session(false, {}, empty ? Scene{} : kvscope::test::synthetic_scene());
+    session.frames(2);
+    for (const Command& command : commands()) {
+      session.viewer().run(command.id);
+      session.frames(1);
+    }
+    EXPECT_TRUE(session.viewer().wants_to_quit());
+  }
+  EXPECT_TRUE(std::filesystem::exists(folder / "kvscope-1.csv"));
+  std::filesystem::current_path(before);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Gui, PictureHasItsSizeAndManyColours) {
@@ -123,6 +115,63 @@ TEST(Gui, PictureHasItsSizeAndManyColours) {
   EXPECT_EQ(head, "\x89PNG\r\n\x1a\n");
   std::filesystem::remove(path);
   EXPECT_THROW(write_png("/no/such/folder/x.png", pixels), Error);
+}
+
+TEST(Gui, TheSameSceneGivesTheSamePicture) {
+  std::vector<std::uint8_t> first;
+  for (int round = 0; round < 2; ++round) {
+    Session session(true);
+    session.frames(4);
+    const std::vector<std::uint8_t> bytes = session.backend().read_back().rgba;
+    first = round == 0 ? bytes : first;
+    EXPECT_EQ(bytes, first);
+  }
+}
+
+TEST(Gui, BookmarksAreKeptBesideTheCapture) {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / "kvscope-gui-test.bookmarks.json").string();
+  std::filesystem::remove(path);
+  EXPECT_TRUE(load_bookmarks(path, "h").empty());
+  const std::vector<Bookmark> made = {{"a place", "", {}}};
+  save_bookmarks(path, made, "h");
+  EXPECT_EQ(load_bookmarks(path, "h"), made);
+  EXPECT_THROW(load_bookmarks(path, "another run"), Error);
+  std::filesystem::remove(path);
+  EXPECT_THROW(save_bookmarks("/no/such/folder/x.json", made, "h"), Error);
+}
+
+TEST(Gui, AGrowingRunKeepsTheViewAndCanBeFollowed) {
+  Session session(false);
+  session.frames(4);
+  session.viewer().run("costliest_loss");
+  session.frames(1);
+  kvscope::test::SceneOptions longer;
+  longer.tokens = 500;
+  session.viewer().replace(kvscope::test::synthetic_scene(longer));
+  session.frames(2);
+  EXPECT_EQ(session.viewer().state().token, 123);
+  EXPECT_EQ(session.viewer().scene().token_count(), 500);
+  session.viewer().follow(true);
+  longer.tokens = 501;
+  session.viewer().replace(kvscope::test::synthetic_scene(longer));
+  session.frames(2);
+  EXPECT_EQ(session.viewer().state().token, 500);
+}
+
+TEST(Gui, ATrialWithoutItsProgramSaysSo) {
+  EXPECT_THROW(DecideJob("run.capture.h5", "snapkv", "0.2"), Error)
+      << "no kvscope lies beside the test";
+  EXPECT_THROW(DecideJob("", "snapkv", "0.2"), Error);
+}
+
+TEST(Gui, CharactersWithoutAGlyphShowTheirCode) {
+  Session session(false);
+  session.frames(1);
+  ImGui::NewFrame();
+  EXPECT_EQ(drawable("plain \xC3\xA4"), "plain \xC3\xA4");
+  EXPECT_EQ(drawable("\xF3\xB0\x80\x80"), "<F0000>") << "a private character";
+  ImGui::EndFrame();
 }
 
 }  // namespace

@@ -6,9 +6,11 @@
 
 #include "kvscope/core/error.h"
 #include "kvscope/scene/answers.h"
+#include "kvscope/scene/attention.h"
 #include "kvscope/scene/bookmarks.h"
 #include "kvscope/scene/commands.h"
 #include "kvscope/scene/histogram.h"
+#include "kvscope/scene/parameters.h"
 #include "kvscope/scene/search.h"
 #include "kvscope/scene/texts.h"
 #include "kvscope/scene/token_class.h"
@@ -154,6 +156,47 @@ TEST(Bookmarks, ThereAndBack) {
   EXPECT_THROW(read_bookmarks(json, "g", ""), Error);
   EXPECT_THROW(read_bookmarks("{\"format\": 3}", "h", ""), Error);
   EXPECT_THROW(read_bookmarks("", "h", ""), Error);
+}
+
+TEST(Parameters, ComeFromTheDescriptorAndChangeTheText) {
+  Decision decision;
+  decision.descriptor_json = R"({"pieces": [{"name": "snapkv", "parameters": [{"name": "window",
+    "type": "integer", "value": 32, "default": "32", "range": "at least 1", "unit": "queries",
+    "help": "newest queries"}]}, {"name": "adakv", "parameters": []}]})";
+  const std::vector<MethodParameter> list = method_parameters(decision);
+  ASSERT_EQ(list.size(), 1u);
+  EXPECT_EQ(list[0].name, "window");
+  EXPECT_EQ(list[0].value, "32");
+  EXPECT_EQ(with_parameter("snapkv", 0, "window", "64"), "snapkv:window=64");
+  EXPECT_EQ(with_parameter("snapkv:window=8,pool=7 | adakv", 0, "window", "64"),
+            "snapkv:window=64,pool=7|adakv");
+  EXPECT_EQ(with_parameter("alpha:lambda=0,0.5,window=3|x", 0, "lambda", "1"),
+            "alpha:lambda=1,window=3|x");
+  EXPECT_EQ(with_parameter("a|b:c=1", 1, "d", "2"), "a|b:c=1,d=2");
+  decision.descriptor_json = "nonsense";
+  EXPECT_TRUE(method_parameters(decision).empty());
+}
+
+TEST(Attention, SoftmaxOfTheCausalRowByHand) {
+  ModelShape shape;
+  shape.head_dim = 1;
+  shape.attention_scale = 1;
+  AttentionRows rows;
+  rows.first_query = 1;
+  rows.keys = {0, std::log(3.0f), 7};
+  rows.queries = {1, 0};
+  const AttentionTile tile = attention_of(rows, shape);
+  ASSERT_EQ(tile.queries, 2);
+  ASSERT_EQ(tile.keys, 3);
+  EXPECT_NEAR(tile.probability[0], 0.25, 1e-6);
+  EXPECT_NEAR(tile.probability[1], 0.75, 1e-6);
+  EXPECT_EQ(tile.probability[2], 0) << "later than the query";
+  EXPECT_NEAR(tile.probability[5], 1.0 / 3, 1e-6);
+  shape.layer_windows = {1};
+  EXPECT_EQ(attention_of(rows, shape).probability[1], 1) << "a window of one token";
+  const AttentionPicture picture = shrink(tile, 2, 1);
+  EXPECT_EQ(picture.width, 2);
+  EXPECT_NEAR(picture.probability[0], 0.75, 1e-6) << "the largest of each pixel";
 }
 
 TEST(Texts, ExportHasARowForEachHeadAndToken) {

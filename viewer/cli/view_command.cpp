@@ -49,6 +49,7 @@ void add_view(Program program) {
       "  kvscope view run.capture.h5 decisions/*.decision.h5 model.spectrum.h5\n"
       "  kvscope view run.capture.h5 decisions/*.decision.h5 --render picture.png --size "
       "1600x1000\n"
+      "  kvscope view run.capture.h5 decisions/*.decision.h5 answers/answers.json --find 7421\n"
       "  kvscope view run.capture.h5 decisions/*.decision.h5 --checks");
   command->callback([command] { run_view(command->remaining()); });
 }

@@ -157,6 +157,7 @@ void apply_theme(const std::string& theme, float scale) {
   style.WindowBorderSize = 1;
   style.ScaleAllSizes(scale);
   style.FontSizeBase = text_pixels * scale;
+  style._NextFrameFontSizeBase = style.FontSizeBase;  // what makes a change within a frame last
   ImPlotStyle& plot = ImPlot::GetStyle();
   for (ImVec2* size : {&plot.MajorTickLen, &plot.MinorTickLen, &plot.PlotPadding,
                        &plot.LabelPadding, &plot.LegendPadding, &plot.LegendInnerPadding,

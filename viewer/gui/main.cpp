@@ -3,9 +3,11 @@
 #include <implot.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <thread>
 
 #include "fonts.h"
 #include "kvscope/core/error.h"
@@ -14,6 +16,7 @@
 #include "options.h"
 #include "png_file.h"
 #include "viewer.h"
+#include "watch.h"
 
 namespace kvscope::gui {
 namespace {
@@ -27,7 +30,7 @@ class Contexts {
     ImGuiIO& io = ImGui::GetIO();
     io.IniFilename = nullptr;
     io.ConfigErrorRecoveryEnableTooltip = false;
-    io.ConfigFlags |= ImGuiConfigFlags_DockingEnable | ImGuiConfigFlags_NavEnableKeyboard;
+    io.ConfigFlags |= ImGuiConfigFlags_DockingEnable;
     load_fonts(text, font);
   }
   ~Contexts() {
@@ -105,6 +108,17 @@ void draw_frame(Viewer& viewer, Backend& backend) {
   backend.end_frame();
 }
 
+/// Files that changed are shown as they are now; what is wrong with them is said, not fatal.
+void reread(Watch& watch, Viewer& viewer) {
+  try {
+    if (std::optional<Scene> scene = watch.poll(ImGui::GetTime())) {
+      viewer.replace(std::move(*scene));
+    }
+  } catch (const Error& error) {
+    viewer.say("cannot read the files again: " + error.message());
+  }
+}
+
 int show(const Options& options) {
   std::future<Scene> loading = load_scene(options.files);
   if (options.checks) {
@@ -121,15 +135,22 @@ int show(const Options& options) {
   for (const std::string& command : options.commands) {
     viewer.run(command);
   }
+  viewer.follow(options.follow);
   if (options.render.empty() && options.backend != "null") {
+    Watch watch(options.files);
     while (!viewer.wants_to_quit() && backend->begin_frame()) {
       draw_frame(viewer, *backend);
+      reread(watch, viewer);
     }
     return 0;
   }
   constexpr int settling_frames = 4;  // docking and tables find their sizes in the first frames
-  for (int frame = 0; frame < settling_frames && backend->begin_frame(); ++frame) {
+  for (int left = settling_frames; left > 0 && backend->begin_frame(); --left) {
     draw_frame(viewer, *backend);
+    if (viewer.busy()) {  // a picture waits for what it is to show
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      left = settling_frames;
+    }
   }
   if (!options.render.empty()) {
     write_png(options.render, backend->read_back());

@@ -24,6 +24,7 @@ int parse_options(int argc, char** argv, Options& options) {
   app.add_option("--scale", options.scale, "Of text and spacing; 0 = by the size and monitor")
       ->check(CLI::Range(0.0f, 4.0f));
   app.add_option("--font", options.font, "A font file to use where the text font has no glyph");
+  app.add_flag("--follow", options.follow, "Keep to the newest token of a run in progress");
   app.add_option("--do", options.commands, "Run a command first (see the palette); repeatable");
   app.add_option("--backend", options.backend, "auto, glfw (window), egl (no display) or null")
       ->check(CLI::IsMember({"auto", "glfw", "egl", "null"}))

@@ -15,6 +15,7 @@ struct Options {
   std::vector<std::string> commands;
   BackendSize size;
   bool checks = false;
+  bool follow = false;
   std::string find;  ///< text to search for and to go to
   std::string theme;
   std::string font;

@@ -12,6 +12,20 @@ std::string lowered(std::string text) {
   return text;
 }
 
+/// Commands whose title holds the text; the one that is called just so comes first.
+std::vector<const Command*> matching(const std::string& needle) {
+  std::vector<const Command*> found;
+  for (const Command& entry : commands()) {
+    const std::string title = lowered(entry.title);
+    if (title == needle || entry.id == needle) {
+      found.insert(found.begin(), &entry);
+    } else if (title.find(needle) != std::string::npos) {
+      found.push_back(&entry);
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 void Viewer::palette() {
@@ -32,12 +46,9 @@ void Viewer::palette() {
   const bool enter =
       ImGui::InputTextWithHint("##search", "type to search", palette_text_, sizeof palette_text_,
                                ImGuiInputTextFlags_EnterReturnsTrue);
-  const std::string needle = lowered(palette_text_);
   bool first = true;
-  for (const Command& entry : commands()) {
-    if (lowered(entry.title).find(needle) == std::string::npos && entry.id != needle) {
-      continue;
-    }
+  for (const Command* match : matching(lowered(palette_text_))) {
+    const Command& entry = *match;
     const bool chosen = ImGui::Selectable(entry.title.c_str());
     ImGui::SameLine(26 * em);
     ImGui::TextDisabled("%s", entry.key.c_str());

@@ -2,6 +2,8 @@
 
 #include <imgui_internal.h>
 
+#include <algorithm>
+
 #include "viewer.h"
 
 namespace kvscope::gui {
@@ -36,12 +38,13 @@ void dock_explore(ImGuiID root) {
   const Split map = split(strip.rest, ImGuiDir_Up, 0.54f);
   dock({"Tokens"}, strip.first);
   dock({"Layer × token"}, map.first);
-  dock({"Methods", "Search", "Bookmarks", "Run"}, map.rest);
+  dock({"Methods", "Search", "What if", "Bookmarks", "Run"}, map.rest);
   const Split why = split(right.first, ImGuiDir_Up, 0.36f);
   const Split heads = split(why.rest, ImGuiDir_Up, 0.55f);
   dock({"Why"}, why.first);
   dock({"Layer × head"}, heads.first);
-  dock({"Scores", "A against B", "Answers", "Token classes", "Checks"}, heads.rest);
+  dock({"Scores", "A against B", "Answers", "Next token", "Attention", "Token classes", "Checks"},
+       heads.rest);
 }
 
 void dock_compare(ImGuiID root) {
@@ -74,10 +77,24 @@ void dock_weights(ImGuiID root) {
   const Split left = split(root, ImGuiDir_Left, 0.5f);
   const Split upper_left = split(left.first, ImGuiDir_Up, 0.5f);
   const Split upper_right = split(left.rest, ImGuiDir_Up, 0.5f);
-  dock({"Eigenvalues"}, upper_left.first);
-  dock({"Effective rank by layer"}, upper_left.rest);
-  dock({"Asymmetry of K and V"}, upper_right.first);
-  dock({"Effective rank by head"}, upper_right.rest);
+  dock({"Eigenvalues", "Cumulative energy", "QK and OV"}, upper_left.first);
+  dock({"Effective rank by layer", "Cosine by layer", "Predicted cosine", "Before and after RoPE"},
+       upper_left.rest);
+  dock({"Asymmetry of K and V", "Modes of the cosine", "Persistence of modes",
+        "Tokens against weights"},
+       upper_right.first);
+  dock({"Effective rank by head", "Heads alike", "Claims"}, upper_right.rest);
+}
+
+/// A panel that shows one plot of the spectrum.
+template <std::size_t Length>
+struct PlotName {
+  char text[Length];
+  constexpr PlotName(const char (&name)[Length]) { std::copy_n(name, Length, text); }
+};
+template <PlotName name>
+void draw_plot(Ui& ui) {
+  draw_spectrum_plot(ui, name.text);
 }
 
 }  // namespace
@@ -90,6 +107,7 @@ const std::vector<Panel>& panels() {
       {"A against B: difference", "compare", draw_difference},
       {"Methods", "explore", draw_methods},
       {"Search", "explore", draw_search},
+      {"What if", "explore", draw_what_if},
       {"Bookmarks", "explore", draw_bookmarks},
       {"Run", "explore", draw_run},
       {"Steps", "merge", draw_steps},
@@ -99,12 +117,24 @@ const std::vector<Panel>& panels() {
       {"Scores", "explore", draw_scores},
       {"A against B", "explore compare", draw_agreement},
       {"Answers", "explore compare", draw_answers},
+      {"Attention", "explore", draw_attention},
+      {"Next token", "explore", draw_next_token},
       {"Token classes", "explore compare", draw_classes},
       {"Checks", "explore", draw_checks},
-      {"Eigenvalues", "weights", draw_eigenvalues},
+      {"Eigenvalues", "weights", draw_plot<"eigenvalues">},
+      {"Effective rank by head", "weights", draw_plot<"head_map">},
       {"Effective rank by layer", "weights", draw_ranks},
-      {"Asymmetry of K and V", "weights", draw_asymmetry},
-      {"Effective rank by head", "weights", draw_head_grid},
+      {"Cumulative energy", "weights", draw_plot<"energy">},
+      {"Modes of the cosine", "weights", draw_plot<"contributions">},
+      {"Asymmetry of K and V", "weights", draw_plot<"asymmetry">},
+      {"Predicted cosine", "weights", draw_plot<"predictions">},
+      {"Tokens against weights", "weights", draw_plot<"data_and_weights">},
+      {"Persistence of modes", "weights", draw_plot<"persistence">},
+      {"Cosine by layer", "weights", draw_plot<"adjacency">},
+      {"QK and OV", "weights", draw_plot<"products">},
+      {"Heads alike", "weights", draw_plot<"key_alignment">},
+      {"Before and after RoPE", "weights", draw_plot<"rope">},
+      {"Claims", "weights", draw_claims},
   };
   return list;
 }

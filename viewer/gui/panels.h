@@ -13,18 +13,21 @@ void draw_heads(Ui& ui);
 void draw_inspector(Ui& ui);
 void draw_agreement(Ui& ui);
 void draw_answers(Ui& ui);
+void draw_attention(Ui& ui);
+void draw_next_token(Ui& ui);
 void draw_classes(Ui& ui);
 void draw_scores(Ui& ui);
 void draw_checks(Ui& ui);
 void draw_methods(Ui& ui);
 void draw_search(Ui& ui);
+void draw_what_if(Ui& ui);
 void draw_bookmarks(Ui& ui);
 void draw_run(Ui& ui);
 void draw_steps(Ui& ui);
 void draw_merges(Ui& ui);
-void draw_eigenvalues(Ui& ui);
+void draw_claims(Ui& ui);
 void draw_ranks(Ui& ui);
-void draw_asymmetry(Ui& ui);
-void draw_head_grid(Ui& ui);
+/// The plot of that name among `spectrum_plots`.
+void draw_spectrum_plot(Ui& ui, const char* name);
 
 }  // namespace kvscope::gui

@@ -34,7 +34,9 @@ Viewer::Viewer(Scene scene, State state, Backend& backend, float scale, std::str
       scale_(std::clamp(scale, least_scale, most_scale)) {}
 
 Ui Viewer::ui(State& wanted) {
-  return {scene_, state_, wanted, backend_, caches_, bookmarks_, command_, state_.theme != "light",
+  return {scene_,   state_,   wanted,
+          backend_, caches_,  bookmarks_,
+          what_if_, command_, state_.theme != "light",
           scale_};
 }
 
@@ -67,6 +69,20 @@ void Viewer::run(const std::string& id) {
   perform(entry.effect);
 }
 
+void Viewer::replace(Scene scene) {
+  const bool all = state_.first == 0 && state_.last == scene_.token_count();
+  scene_ = std::move(scene);
+  state_.last = all ? 0 : state_.last;
+  caches_ = Caches{};
+  state_ = clamped(state_, scene_.limits());
+  if (following_) {
+    state_.token = std::max(0, scene_.token_count() - 1);
+    state_.seen = -1;
+    state_.before = false;
+  }
+  say("the files changed: read again");
+}
+
 void Viewer::undo() {
   if (!past_.empty()) {
     future_.push_back(state_);
@@ -96,12 +112,20 @@ void Viewer::perform(Effect effect) {
       case Effect::help:
         help_open_ = true;
         return;
-      case Effect::find:
+      case Effect::find: {
+        State explore = state_;
+        explore.layout = "explore";
+        set_state(explore);
+        ImGui::SetWindowFocus("Search");  // brings its tab to the front
         caches_.focus_search = true;
         return;
+      }
       case Effect::play:
         playing_ = !playing_;
         return;
+      case Effect::follow:
+        following_ = !following_;
+        return say(following_ ? "following the newest token" : "no longer following");
       case Effect::copy_link:
         ImGui::SetClipboardText(to_link(state_).c_str());
         return say("link copied");
@@ -118,6 +142,9 @@ void Viewer::perform(Effect effect) {
         write_png(path, backend_.read_back());
         return say(path);
       }
+      case Effect::recompute:
+        what_if_.start = true;
+        return;
       case Effect::larger:
       case Effect::smaller:
         scale_ = std::clamp(scale_ * (effect == Effect::larger ? 1.1f : 1 / 1.1f), least_scale,
@@ -154,6 +181,36 @@ void Viewer::play() {
   const bool at_end = state_.seen < 0;
   run(at_end ? "first_moment" : "step_on");
   playing_ = state_.seen >= 0;
+}
+
+void Viewer::try_method() {
+  try {
+    if (std::exchange(what_if_.cancel, false)) {
+      job_.reset();
+      what_if_.message = "cancelled";
+    }
+    if (std::exchange(what_if_.start, false) && !job_ && !scene_.decisions.empty()) {
+      const Decision& a = scene_.decisions[static_cast<std::size_t>(state_.a)].decision;
+      job_ = std::make_unique<DecideJob>(scene_.capture.path,
+                                         what_if_.method.empty() ? a.method : what_if_.method,
+                                         what_if_.keep.empty() ? a.keep : what_if_.keep);
+      what_if_.message.clear();
+    }
+    std::optional<Decision> decision = job_ ? job_->poll() : std::nullopt;
+    if (decision) {
+      job_.reset();
+      add_decision(scene_, std::move(*decision), "trial");
+      State next = state_;
+      next.b = state_.a;
+      next.a = static_cast<int>(scene_.decisions.size()) - 1;
+      set_state(next);
+      what_if_.message = "the trial is " + scene_.decisions.back().title;
+    }
+  } catch (const Error& error) {
+    job_.reset();
+    what_if_.message = error.message() + (error.fix().empty() ? "" : "; " + error.fix());
+  }
+  what_if_.running_seconds = job_ ? job_->seconds() : -1;
 }
 
 void Viewer::header() {
@@ -216,6 +273,7 @@ void Viewer::frame() {
   gesture_ = gesture_ && in_gesture();
   keys();
   play();
+  try_method();
   header();
   dock();
   State wanted = state_;

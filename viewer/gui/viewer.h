@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "kvscope/scene/commands.h"
 #include "kvscope/scene/palette.h"
 #include "kvscope/scene/scene.h"
+#include "what_if.h"
 
 namespace kvscope::gui {
 
@@ -20,6 +22,7 @@ struct Ui {
   Backend& backend;
   Caches& caches;
   std::vector<Bookmark>& bookmarks;
+  WhatIf& what_if;
   std::string& command;  ///< id of a command to run after this frame
   bool dark = true;
   float em = 1;  ///< pixels of a length that is 1 at the usual text size of 15
@@ -59,11 +62,17 @@ class Viewer {
   const std::string& message() const { return message_; }
   float scale() const { return scale_; }
   bool wants_to_quit() const { return quit_; }
+  /// Whether something is being read or decided that a later frame will show.
+  bool busy() const { return job_ != nullptr || caches_.attention.loading.valid(); }
   void set_state(const State& state);
   /// Runs a command of the table by its id.
   void run(const std::string& id);
   void undo();
   void redo();
+  /// Shows other files' content from now on, keeping the state as far as it goes; when following,
+  /// goes to the newest token.
+  void replace(Scene scene);
+  void follow(bool on) { following_ = on; }
   void say(const std::string& message) { message_ = message; }
 
  private:
@@ -74,6 +83,7 @@ class Viewer {
   void dock();
   void header();
   void play();
+  void try_method();
   Ui ui(State& wanted);
   bool in_gesture() const;
 
@@ -83,6 +93,8 @@ class Viewer {
   Caches caches_;
   std::string sidecar_;
   std::vector<Bookmark> bookmarks_;
+  WhatIf what_if_;
+  std::unique_ptr<DecideJob> job_;
   std::vector<State> past_;
   std::vector<State> future_;
   std::string docked_layout_;
@@ -96,6 +108,7 @@ class Viewer {
   double play_time_ = 0;
   bool gesture_ = false;  ///< the last undo step is still being made
   bool playing_ = false;
+  bool following_ = false;
   bool palette_open_ = false;
   bool help_open_ = false;
   bool quit_ = false;

@@ -63,6 +63,7 @@ std::vector<MomentCounts> moment_counts(const Decision& decision, int prompt) {
   std::vector<MomentCounts> counts(all.size());
   std::vector<std::size_t> after(decision.events.size(), 0);  // moment right after each cut
   for (std::size_t cut = 0; cut < after.size(); ++cut) {
+    after[cut] = cut > 0 ? after[cut - 1] : 0;
     while (after[cut] + 1 < all.size() && all[after[cut]].applied <= static_cast<int>(cut)) {
       ++after[cut];
     }

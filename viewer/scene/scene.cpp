@@ -73,10 +73,11 @@ Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
   return scene;
 }
 
-void add_decision(Scene& scene, Decision decision) {
+void add_decision(Scene& scene, Decision decision, const std::string& note) {
   check_matches(scene.capture, decision);
   SceneDecision entry;
   entry.title = fmt::format("{} {} {}", scene.decisions.size() + 1, decision.method, decision.keep);
+  entry.title += note.empty() ? "" : " (" + note + ")";
   entry.fates = count_fates(decision);
   for (const LayerDecision& layer : decision.layers) {
     entry.letters.push_back(fate_letters(layer));

@@ -20,7 +20,6 @@ void field(Ui& ui) {
   std::memcpy(text, ui.state.query.data(), length);
   text[length] = '\0';
   if (ui.caches.focus_search) {
-    ImGui::SetWindowFocus();
     ImGui::SetKeyboardFocusHere();
     ui.caches.focus_search = false;
   }

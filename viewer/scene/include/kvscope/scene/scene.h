@@ -26,13 +26,20 @@ struct SceneDecision {
   std::vector<Finding> findings;
 };
 
+/// What the full cache held for probable after one decode step.
+struct StepChoices {
+  std::vector<int> token;              ///< ids, most probable first
+  std::vector<float> log_probability;  ///< natural
+};
+
 /// Everything that was opened. Immutable once made; panels are functions of a scene and a state.
 struct Scene {
   CaptureIndex capture;
   TokenTable tokens;
   std::vector<SceneDecision> decisions;
   std::optional<Spectrum> spectrum;
-  std::optional<Answers> answers;  ///< of `kvscope generate` on the same prompt
+  std::vector<StepChoices> choices;  ///< [decode steps] of the captured run
+  std::optional<Answers> answers;    ///< of `kvscope generate` on the same prompt
 
   StateLimits limits() const;
   int layers() const;  ///< rows of the maps
@@ -47,8 +54,9 @@ struct Scene {
 Scene make_scene(const CaptureIndex& capture, const TokenTable& tokens,
                  std::vector<Decision> decisions, std::optional<Spectrum> spectrum);
 
-/// The scene with one more decision; the others keep their places. Throws as make_scene does.
-void add_decision(Scene& scene, Decision decision);
+/// Adds a decision; the others keep their places. `note` goes behind its title. Throws as
+/// make_scene does.
+void add_decision(Scene& scene, Decision decision, const std::string& note = {});
 
 /// A cell of the maps; -1 = none.
 struct Place {
