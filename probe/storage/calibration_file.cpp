@@ -1,7 +1,6 @@
 #include "kvscope/storage/calibration_file.h"
 
 #include <fmt/format.h>
-#include <hdf5_hl.h>
 
 #include <algorithm>
 #include <cmath>
@@ -62,11 +61,7 @@ CalibrationArray read_array(hid_t file, const std::string& name, const Extent& e
   array.units = h5::get_text(dataset, "units");
   array.long_name = h5::get_text(dataset, "long_name");
   array.formula = h5::get_text(dataset, "formula");
-  for (std::size_t axis = 0; axis < extent.size(); ++axis) {
-    char label[64] = "";
-    H5DSget_label(dataset, static_cast<unsigned>(axis), label, sizeof label);
-    array.axes.emplace_back(label);
-  }
+  array.axes = h5::axis_names(dataset, extent.size());
   return array;
 }
 

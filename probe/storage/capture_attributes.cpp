@@ -156,6 +156,8 @@ constexpr TextField text_fields[] = {{"created_by", &CaptureIndex::created_by},
                                      {"method", &CaptureIndex::method},
                                      {"budget", &CaptureIndex::budget},
                                      {"request", &CaptureIndex::request_json},
+                                     {"sampling", &CaptureIndex::sampling_json},
+                                     {"torch", &CaptureIndex::torch},
                                      {"capture_hash", &CaptureIndex::capture_hash}};
 
 }  // namespace

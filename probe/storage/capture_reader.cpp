@@ -5,10 +5,14 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <optional>
 
 #include "attributes.h"
 #include "capture_attributes.h"
+#include "capture_schema.h"
 #include "h5.h"
+#include "kvscope/storage/capture_state.h"
+#include "live_status.h"
 
 namespace kvscope {
 namespace {
@@ -17,58 +21,21 @@ using h5::Extent;
 using h5::Handle;
 using h5::Session;
 
-/// Which flag captures a dataset; what the error for an absent one recommends.
-std::string how_to_capture(const std::string& dataset) {
-  if (dataset.starts_with("layers/")) {
-    return dataset.ends_with("/attention") ? "capture again with --attention-maps"
-           : dataset.ends_with("/queries")
-               ? "capture again with --profile qkv (newest queries) or full"
-               : "capture again with --profile qkv or full";
-  }
-  if (dataset.starts_with("steps/")) {
-    return "capture again with --new-tokens N and --profile qkv or full";
-  }
-  if (dataset.find("window_") != std::string::npos) {
-    return "capture again with --window W naming this window";
-  }
-  return "capture again with --profile scores, qkv or full";
-}
-
-/// Ranks and leading sizes every known dataset must have.
-void check_extents(const CaptureIndex& index, const std::string& path, const Extent& extent) {
-  const auto layers = static_cast<std::int64_t>(index.layers.size());
-  const auto expect = [&](bool good, const std::string& wanted) {
-    KVSCOPE_CHECK(
-        good, ErrorCode::corrupt_file,
-        fmt::format("shape {} where the file's sizes ask for {}", h5::extent_text(extent), wanted),
-        "/" + path);
-  };
-  if (path.starts_with("reduce/") && !path.starts_with("reduce/pooled")) {
-    const bool check = path == "reduce/self_check";
-    expect(extent.size() >= (check ? 2u : 3u) && extent[0] == layers &&
-               (extent[1] == index.shape.query_heads || extent[1] == index.shape.kv_heads) &&
-               (check || (extent[2] >= index.prompt_tokens && extent[2] <= index.tokens)),
-           fmt::format("[{}, heads, {} or more tokens]", layers, index.prompt_tokens));
-  } else if (path.starts_with("layers/")) {
-    expect(extent.size() >= 2, "two axes or more");
-    if (extent.size() == 3 && !path.ends_with("/attention")) {
-      expect((extent[0] == index.shape.query_heads || extent[0] == index.shape.kv_heads) &&
-                 extent[2] == index.shape.head_dim,
-             fmt::format("[heads, rows, {}]", index.shape.head_dim));
-    }
-  }
-}
-
 }  // namespace
 
 struct CaptureReader::Impl {
   Handle file;
   CaptureIndex index;
   TokenTable tokens;
+  bool live = false;  ///< a writer has it, or was killed having it
+  std::uint64_t sequence = 0;
+  std::vector<std::uint8_t> layer_done;
   std::map<std::string, Extent> extents;
   mutable std::map<std::string, Handle> open;
 
   const Handle& dataset(const std::string& name) const;
+  void read_status();
+  void read_extents();
   void read_tokens();
   template <typename T>
   void read(const std::string& name, const Extent& offset, const Extent& count, hid_t memory,
@@ -123,6 +90,45 @@ void CaptureReader::Impl::read(const std::string& name, const Extent& offset, co
               ErrorCode::corrupt_file, "the dataset cannot be read", object);
 }
 
+void CaptureReader::Impl::read_status() {
+  // The ring first: what it speaks of was written before it.
+  const std::optional<Commit> commit = read_commit(file);
+  if (h5::exists(file, "status/state")) {
+    index.state = h5::load<std::uint8_t>(file, "status/state", {64}).front();
+  }
+  if (h5::exists(file, "status/layer_done")) {
+    layer_done = h5::load<std::uint8_t>(file, "status/layer_done",
+                                        {static_cast<std::int64_t>(index.layers.size())});
+  }
+  if (h5::exists(file, "status/message_bytes")) {
+    const auto bytes = h5::load<std::uint8_t>(file, "status/message_bytes", {65536});
+    index.message.assign(bytes.begin(), std::find(bytes.begin(), bytes.end(), 0));
+  }
+  std::int64_t steps = 0;
+  if (h5::exists(file, "axes/step")) {
+    const Extent axis = h5::extent(h5::open_dataset(file, "axes/step"), "axes/step");
+    steps = axis.empty() ? 0 : axis[0];
+  }
+  if (commit) {
+    steps = std::min(steps,
+                     static_cast<std::int64_t>(std::min<std::uint64_t>(commit->steps, 1u << 30)));
+    sequence = commit->sequence;
+  }
+  KVSCOPE_CHECK(steps >= 0 && steps <= index.tokens - index.prompt_tokens, ErrorCode::corrupt_file,
+                fmt::format("{} steps, {} planned", steps, index.tokens - index.prompt_tokens),
+                index.path + ", /axes/step", "capture again");
+  index.steps = static_cast<int>(steps);
+}
+
+void CaptureReader::Impl::read_extents() {
+  for (const std::string& name : h5::list_datasets(file)) {
+    extents[name] = h5::extent(h5::open_dataset(file, name), name);
+  }
+  for (const auto& [name, extent] : extents) {
+    check_capture_extent(index, name, extent);
+  }
+}
+
 void CaptureReader::Impl::read_tokens() {
   const auto rows_of = [this](const char* name) {
     const auto found = extents.find(name);
@@ -130,17 +136,35 @@ void CaptureReader::Impl::read_tokens() {
                   "the table of tokens is incomplete", fmt::format("{}, /{}", index.path, name));
     return found->second[0];
   };
-  const std::int64_t rows = rows_of("tokens/id");
+  std::int64_t rows = rows_of("tokens/id");
+  if (index.state != static_cast<int>(CaptureState::done)) {
+    rows = std::min<std::int64_t>(rows, index.prompt_tokens + index.steps);
+  }
   KVSCOPE_CHECK(
       rows >= index.prompt_tokens && rows <= index.tokens, ErrorCode::corrupt_file,
       fmt::format("{} tokens where {} to {} are planned", rows, index.prompt_tokens, index.tokens),
       fmt::format("{}, /tokens/id", index.path));
-  tokens.id = h5::load<std::int32_t>(file, "tokens/id", {rows});
-  tokens.position = h5::load<std::int32_t>(file, "tokens/position", {rows});
-  tokens.text_end = h5::load<std::int64_t>(file, "tokens/text_end", {rows});
-  tokens.text_bytes =
-      h5::load<std::uint8_t>(file, "tokens/text_bytes", {rows_of("tokens/text_bytes")});
-  for (const std::uint8_t segment : h5::load<std::uint8_t>(file, "tokens/segment", {rows})) {
+  const auto column = [&]<typename T>(const char* name, std::int64_t count, T) {
+    KVSCOPE_CHECK(rows_of(name) >= count, ErrorCode::corrupt_file,
+                  fmt::format("{} rows where {} are needed", rows_of(name), count),
+                  fmt::format("{}, /{}", index.path, name));
+    const Handle& dataset = this->dataset(name);
+    const Handle type(H5Dget_type(dataset), H5Tclose);
+    h5::require_written(dataset, h5::element_type(type, name), {count}, name);
+    std::vector<T> values(static_cast<std::size_t>(count));
+    read(name, {0}, {count}, h5::native<T>(), std::span(values));
+    return values;
+  };
+  tokens = {};
+  tokens.id = column("tokens/id", rows, std::int32_t{});
+  tokens.position = column("tokens/position", rows, std::int32_t{});
+  tokens.text_end = column("tokens/text_end", rows, std::int64_t{});
+  const std::int64_t bytes = tokens.text_end.empty() ? 0 : tokens.text_end.back();
+  KVSCOPE_CHECK(bytes >= 0 && bytes <= rows_of("tokens/text_bytes"), ErrorCode::corrupt_file,
+                "the text offsets run backwards or beyond the text",
+                fmt::format("{}, /tokens/text_end", index.path));
+  tokens.text_bytes = column("tokens/text_bytes", bytes, std::uint8_t{});
+  for (const std::uint8_t segment : column("tokens/segment", rows, std::uint8_t{})) {
     KVSCOPE_CHECK(segment <= static_cast<std::uint8_t>(Segment::generated), ErrorCode::corrupt_file,
                   fmt::format("unknown segment {}", segment),
                   fmt::format("{}, /tokens/segment", index.path));
@@ -161,32 +185,51 @@ CaptureReader::CaptureReader(const std::string& path) : impl_(std::make_unique<I
   const Session session;
   impl_->file = h5::open_file(path);
   impl_->index = read_index(impl_->file, path);
-  for (const std::string& name : h5::list_datasets(impl_->file)) {
-    impl_->extents[name] = h5::extent(h5::open_dataset(impl_->file, name), name);
-  }
-  const auto layers = impl_->extents.find("axes/layer");
-  KVSCOPE_CHECK(layers != impl_->extents.end() && layers->second.size() == 1 &&
-                    layers->second[0] >= 1 && layers->second[0] <= impl_->index.shape.layers,
+  impl_->live = h5::marked_live(path);
+  const Handle axis = h5::open_dataset(impl_->file, "axes/layer");
+  const Extent layers = h5::extent(axis, "axes/layer");
+  KVSCOPE_CHECK(layers.size() == 1 && layers[0] >= 1 && layers[0] <= impl_->index.shape.layers,
                 ErrorCode::corrupt_file, "the axis of layers is missing or too long",
                 fmt::format("{}, /axes/layer", path));
-  for (const std::int32_t layer :
-       h5::load<std::int32_t>(impl_->file, "axes/layer", layers->second)) {
+  for (const std::int32_t layer : h5::load<std::int32_t>(impl_->file, "axes/layer", layers)) {
     KVSCOPE_CHECK(layer >= 0 && layer < impl_->index.shape.layers, ErrorCode::corrupt_file,
                   fmt::format("layer {} of {}", layer, impl_->index.shape.layers),
                   fmt::format("{}, /axes/layer", path));
     impl_->index.layers.push_back(layer);
   }
-  const auto steps = impl_->extents.find("axes/step");
-  impl_->index.steps = steps == impl_->extents.end() || steps->second.empty()
-                           ? 0
-                           : static_cast<int>(steps->second[0]);
-  if (impl_->extents.count("status/state") > 0) {
-    impl_->index.state = h5::load<std::uint8_t>(impl_->file, "status/state", {64}).front();
-  }
-  for (const auto& [name, extent] : impl_->extents) {
-    check_extents(impl_->index, name, extent);
-  }
+  impl_->read_status();
+  impl_->read_extents();
   impl_->read_tokens();
+}
+
+bool CaptureReader::refresh() {
+  const Session session;
+  Impl& impl = *impl_;
+  if (!impl.live) {
+    return false;
+  }
+  const std::uint64_t sequence = impl.sequence;
+  const int state = impl.index.state;
+  const std::vector<std::uint8_t> layer_done = impl.layer_done;
+  impl.read_status();
+  if (impl.sequence == sequence && impl.index.state == state && impl.layer_done == layer_done) {
+    return false;
+  }
+  // Opened anew, not H5Drefresh: where another handle of the process has the same dataset open,
+  // HDF5 1.10 then reads its first chunk in place of the others.
+  impl.open.clear();
+  impl.file.reset();
+  impl.file = h5::open_file(impl.index.path);
+  impl.live = h5::marked_live(impl.index.path);
+  impl.read_status();
+  impl.read_extents();
+  impl.read_tokens();
+  return true;
+}
+
+bool CaptureReader::layer_done(int captured_layer) const {
+  return impl_->layer_done.empty() || impl_->index.state == static_cast<int>(CaptureState::done) ||
+         impl_->layer_done.at(static_cast<std::size_t>(captured_layer)) != 0;
 }
 
 CaptureReader::~CaptureReader() {

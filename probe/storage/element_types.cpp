@@ -109,4 +109,22 @@ std::uint16_t to_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
+std::uint16_t to_f16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000);
+  const std::uint32_t magnitude = bits & 0x7FFFFFFF;
+  std::uint32_t half = 0;
+  if (magnitude > 0x7F800000) {
+    half = 0x7E00;  // NaN
+  } else if (magnitude >= 0x477FF000) {
+    half = 0x7C00;  // 65520 and more round to infinity
+  } else if (magnitude < 0x38800000) {
+    // Below 2^-14 the unit is 2^-24, which is that of floats from 0.5 to 1.
+    half = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3F000000;
+  } else {
+    half = (magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13;
+  }
+  return static_cast<std::uint16_t>(sign | half);
+}
+
 }  // namespace kvscope::h5

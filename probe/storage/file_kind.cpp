@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <span>
 
 #include "attributes.h"
 #include "h5.h"
@@ -47,13 +49,14 @@ void read_everything(const std::string& path, std::vector<std::string>& findings
   const Handle file = h5::open_file(path);
   for (const std::string& name : h5::list_datasets(file)) {
     try {
-      const Extent extent = h5::extent(h5::open_dataset(file, name), name);
+      const Handle dataset = h5::open_dataset(file, name);
+      const Handle type(H5Dget_type(dataset), H5Tclose);
+      h5::element_type(type, "/" + name);
       std::int64_t infinite = 0;
-      if (h5::elements(extent) <= (std::int64_t{1} << 31)) {
-        for (const float value : h5::load<float>(file, name, extent)) {
-          infinite += std::isinf(value) ? 1 : 0;
-        }
-      }
+      h5::read_boxes(dataset, name, [&](std::span<const float> values) {
+        infinite += std::count_if(values.begin(), values.end(),
+                                  [](float value) { return std::isinf(value); });
+      });
       const bool may_be_infinite = name.ends_with("lse") || name.ends_with("score");
       if (infinite > 0 && !may_be_infinite) {
         findings.push_back(fmt::format("/{}: {} infinite values", name, infinite));

@@ -5,7 +5,9 @@
 #include <hdf5_hl.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 
 #include "attributes.h"
@@ -98,6 +100,14 @@ void fail(ErrorCode code, const std::string& what, const std::string& object) {
               reason.empty() ? what : fmt::format("{} (HDF5: {})", what, reason), object);
 }
 
+bool marked_live(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::array<unsigned char, 12> head{};
+  file.read(reinterpret_cast<char*>(head.data()), head.size());
+  constexpr unsigned char live_writer = 0x04;
+  return file.gcount() == 12 && head[8] >= 2 && (head[11] & live_writer) != 0;
+}
+
 Handle open_file(const std::string& path) {
   const Session session;
   std::error_code failure;
@@ -111,20 +121,31 @@ Handle open_file(const std::string& path) {
                 "give a file that kvscope wrote");
   Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
-  Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
-  if (!file) {
-    H5Eclear2(H5E_DEFAULT);
-    file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access), H5Fclose);
+  // Never SWMR for other files: it also opens what was cut short.
+  const unsigned live = marked_live(path) ? H5F_ACC_SWMR_READ : 0u;
+  if (live != 0) {
+    // A reader beside a writer tries again when a checksum is wrong, after 1, 2, 4, ... ns. The
+    // default of 100 attempts would never end on a damaged file; these end after 33 ms.
+    H5Pset_metadata_read_attempts(access, 24);
   }
+  Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY | live, access), H5Fclose);
   require(static_cast<bool>(file), ErrorCode::corrupt_file,
           "the file cannot be opened: it is truncated or damaged", path);
   return file;
 }
 
-Handle create_file(const std::string& path) {
+Handle create_file(const std::string& path, bool live) {
   const Session session;
   Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+  if (live) {
+    // The kernel can end a write of a killed process between two pages, never inside one. Blocks
+    // that begin with a page and are no longer than one are therefore whole or untouched.
+    constexpr hsize_t page = 4096;
+    H5Pset_alignment(access, 1, page);
+    H5Pset_meta_block_size(access, 0);
+    H5Pset_small_data_block_size(access, 0);
+  }
   Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose);
   require(static_cast<bool>(file), ErrorCode::io, "cannot create the file", path);
   return file;
@@ -227,10 +248,28 @@ Handle create_dataset(hid_t file, const DatasetSpec& spec, CreateOptions options
       set_text(dataset, name, text);
     }
   }
+  for (const auto& [name, number] : spec.numbers) {
+    set_number(dataset, name, number);
+  }
+  if (!spec.labels.empty()) {
+    set_text(dataset, "axes", fmt::format("{}", fmt::join(spec.labels, ",")));
+  }
   for (std::size_t axis = 0; axis < spec.labels.size() && axis < dims.size(); ++axis) {
     H5DSset_label(dataset, static_cast<unsigned>(axis), spec.labels[axis].c_str());
   }
   return dataset;
+}
+
+std::vector<std::string> axis_names(hid_t dataset, std::size_t rank) {
+  const std::string text = get_text(dataset, "axes");
+  std::vector<std::string> names(rank);
+  std::size_t begin = 0;
+  for (std::size_t axis = 0; axis < rank && begin < text.size(); ++axis) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    names[axis] = text.substr(begin, end - begin);
+    begin = end + 1;
+  }
+  return names;
 }
 
 void write_all(hid_t dataset, const std::string& path, hid_t memory_type, const void* values) {
@@ -263,7 +302,7 @@ std::vector<T> load(hid_t file, const std::string& path, const Extent& expected)
                             extent_text(expected)),
                 "/" + path);
   const Handle type(H5Dget_type(dataset), H5Tclose);
-  element_type(type, "/" + path);
+  require_written(dataset, element_type(type, "/" + path), found, path);
   std::vector<T> values(static_cast<std::size_t>(elements(found)));
   if (!values.empty()) {
     require(H5Dread(dataset, native<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) >= 0,
@@ -283,6 +322,7 @@ template std::vector<double> load(hid_t, const std::string&, const Extent&);
 template std::vector<std::int32_t> load(hid_t, const std::string&, const Extent&);
 template std::vector<std::int64_t> load(hid_t, const std::string&, const Extent&);
 template std::vector<std::uint8_t> load(hid_t, const std::string&, const Extent&);
+template std::vector<std::uint64_t> load(hid_t, const std::string&, const Extent&);
 
 std::int64_t elements(const Extent& extent) {
   std::int64_t product = 1;

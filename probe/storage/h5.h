@@ -3,7 +3,9 @@
 #include <hdf5.h>
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,11 +59,14 @@ inline void require(bool good, ErrorCode code, const std::string& what, const st
   }
 }
 
+/// Whether the superblock says that a SWMR writer has the file open, or was killed having it open.
+bool marked_live(const std::string& path);
 /// An existing file, read-only, also while a SWMR writer has it open. Throws Error{io} if it cannot
 /// be read and Error{corrupt_file} if it is no whole HDF5 file.
 Handle open_file(const std::string& path);
-/// A new file in the 1.10 format, truncating what was there.
-Handle create_file(const std::string& path);
+/// A new file in the 1.10 format, truncating what was there. `live`: laid out so that its
+/// structures survive a killed writer, at a page each.
+Handle create_file(const std::string& path, bool live = false);
 
 /// The type as it lies on disk.
 Handle disk_type(ElementType type);
@@ -77,6 +82,7 @@ Extent extent(hid_t dataset, const std::string& path);
 /// Paths of every dataset, sorted.
 std::vector<std::string> list_datasets(hid_t file);
 
+std::uint16_t to_f16(float value);   ///< likewise
 std::uint16_t to_bf16(float value);  ///< round to nearest even; NaN stays NaN
 
 /// What `create_dataset` needs besides a DatasetSpec.
@@ -86,6 +92,18 @@ struct CreateOptions {
   int level = 1;          ///< of gzip
 };
 Handle create_dataset(hid_t file, const DatasetSpec& spec, CreateOptions options);
+
+/// Names of a dataset's axes, "" where it has none. From the attribute `axes`, not from
+/// DIMENSION_LABELS: those are strings of variable length, on which HDF5 1.10 crashes if damaged.
+std::vector<std::string> axis_names(hid_t dataset, std::size_t rank);
+
+/// Throws Error{corrupt_file} unless the file holds as many bytes of the dataset as its shape
+/// claims.
+void require_written(hid_t dataset, ElementType type, const Extent& extent,
+                     const std::string& path);
+/// Reads a dataset of any size in boxes of at most a few MiB, as float32.
+void read_boxes(hid_t dataset, const std::string& path,
+                const std::function<void(std::span<const float>)>& visit);
 
 /// Whole-dataset writes used by the batch files.
 void write_all(hid_t dataset, const std::string& path, hid_t memory_type, const void* values);
@@ -124,7 +142,8 @@ inline hid_t native<std::uint64_t>() {
 template <typename T>
 Handle store(hid_t file, const DatasetSpec& spec, const std::vector<T>& values,
              CreateOptions options = {});
-/// Reads a whole dataset, at most `limit` elements. Throws Error{corrupt_file} beyond.
+/// Reads a whole dataset. Throws Error{corrupt_file} if its shape is not `expected`, or if it
+/// claims more bytes than the file holds of it; before any memory is taken.
 template <typename T>
 std::vector<T> load(hid_t file, const std::string& path, const Extent& expected);
 

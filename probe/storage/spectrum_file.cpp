@@ -104,11 +104,7 @@ SpectrumTable read_table(hid_t file, const std::string& path) {
   table.units = h5::get_text(dataset, "units");
   table.long_name = h5::get_text(dataset, "long_name");
   table.formula = h5::get_text(dataset, "formula");
-  for (std::size_t axis = 0; axis < extent.size(); ++axis) {
-    char label[64] = "";
-    H5DSget_label(dataset, static_cast<unsigned>(axis), label, sizeof label);
-    table.axes.emplace_back(label);
-  }
+  table.axes = h5::axis_names(dataset, extent.size());
   return table;
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kvscope/core/error.h"
+#include "kvscope/storage/capture_state.h"
 
 namespace kvscope {
 namespace {
@@ -16,6 +17,11 @@ void refuse_existing(const std::string& path) {
   std::error_code failure;
   KVSCOPE_CHECK(!std::filesystem::exists(path, failure), ErrorCode::usage, "the output file exists",
                 path, "choose another name, or pass --force");
+}
+
+void refuse_live(const std::string& path) {
+  KVSCOPE_CHECK(!being_written(path), ErrorCode::usage, "another run is writing this file", path,
+                "choose another name, or wait for its end");
 }
 
 }  // namespace
@@ -29,6 +35,7 @@ TemporaryFile::TemporaryFile(std::string path, bool force) : path_(std::move(pat
   if (!force_) {
     refuse_existing(path_);
   }
+  refuse_live(path_);
   temporary_ = fmt::format("{}.{}.{}.tmp", path_, getpid(), counter++);
 }
 
@@ -43,6 +50,7 @@ void TemporaryFile::commit() {
   if (!force_) {
     refuse_existing(path_);
   }
+  refuse_live(path_);
   std::error_code failure;
   std::filesystem::rename(temporary_, path_, failure);
   KVSCOPE_CHECK(!failure, ErrorCode::io,

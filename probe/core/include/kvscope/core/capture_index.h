@@ -35,6 +35,8 @@ struct CaptureIndex {
   std::string method = "full";
   std::string budget;
   std::string request_json;
+  std::string sampling_json;  ///< how new tokens were drawn; empty without any
+  std::string torch;          ///< version of the tensor library
   std::string capture_hash;  ///< sequence_hash of model and prompt; what decisions refer to
   Profile profile = Profile::window;
   ModelShape shape;
@@ -46,6 +48,7 @@ struct CaptureIndex {
   int steps = 0;        ///< decode steps written
   int first_query = 0;  ///< first prompt query whose Q is stored; prompt_tokens if none
   int state = 4;        ///< /status/state: 4 = done
+  std::string message;  ///< the run's last word, if it did not end well
 };
 
 }  // namespace kvscope

@@ -25,6 +25,12 @@ class CaptureReader {
   const CaptureIndex& index() const;
   const TokenTable& tokens() const;
 
+  /// Looks again at a file that is being written: what was committed since becomes visible, nothing
+  /// beyond it ever does. Returns whether anything changed. Not while another thread reads.
+  bool refresh();
+  /// Whether the prompt planes of a captured layer (index into index().layers) are whole.
+  bool layer_done(int captured_layer) const;
+
   /// Whether a dataset exists, e.g. "reduce/attention_sum" or "layers/000/keys".
   bool has(const std::string& dataset) const;
   /// Extent of a dataset; empty if absent.

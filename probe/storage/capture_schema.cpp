@@ -1,0 +1,175 @@
+#include "capture_schema.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kvscope/core/error.h"
+
+namespace kvscope {
+namespace {
+
+/// An axis of the schema: a size of the file, or one that a dataset chooses.
+enum class Axis { layers, query_heads, kv_heads, head_dim, prompt, planned, stored, steps, free };
+
+struct Rule {
+  std::string_view name;
+  std::vector<Axis> axes;
+};
+
+using enum Axis;
+
+const std::vector<Rule>& reduce_rules() {
+  static const std::vector<Rule> rules = {
+      {"attention_sum", {layers, query_heads, planned}},
+      {"attention_max", {layers, query_heads, planned}},
+      {"attention_sum_squares", {layers, query_heads, planned}},
+      {"window_sum", {layers, query_heads, prompt}},
+      {"window_sum_squares", {layers, query_heads, prompt}},
+      {"window_max", {layers, query_heads, prompt}},
+      {"last_query", {layers, query_heads, prompt}},
+      {"lse", {layers, query_heads, prompt}},
+      {"entropy", {layers, query_heads, prompt}},
+      {"key_norm", {layers, kv_heads, prompt}},
+      {"value_norm", {layers, kv_heads, prompt}},
+      {"value_norm_l1", {layers, kv_heads, prompt}},
+      {"projected_value_norm", {layers, query_heads, prompt}},
+      {"projected_value_norm_l1", {layers, query_heads, prompt}},
+      {"self_check", {layers, query_heads}},
+      {"top_key", {layers, query_heads, prompt, free}},
+      {"top_probability", {layers, query_heads, prompt, free}}};
+  return rules;
+}
+
+const std::vector<Rule>& layer_rules() {
+  static const std::vector<Rule> rules = {{"keys", {kv_heads, prompt, head_dim}},
+                                          {"keys_pre_rope", {kv_heads, prompt, head_dim}},
+                                          {"values", {kv_heads, prompt, head_dim}},
+                                          {"queries", {query_heads, stored, head_dim}},
+                                          {"output_factor", {query_heads, head_dim, head_dim}},
+                                          {"attention", {query_heads, prompt, prompt}}};
+  return rules;
+}
+
+const std::vector<Rule>& step_rules() {
+  static const std::vector<Rule> rules = {{"token", {steps}},
+                                          {"time_ns", {steps}},
+                                          {"stall_ns", {steps}},
+                                          {"entropy", {steps, layers, query_heads}},
+                                          {"lse", {steps, layers, query_heads}},
+                                          {"sink_mass", {steps, layers, query_heads}},
+                                          {"evicted_mass", {steps, layers, query_heads}},
+                                          {"top_key", {steps, layers, query_heads, free}},
+                                          {"top_probability", {steps, layers, query_heads, free}},
+                                          {"cache_slots", {steps, layers, kv_heads}},
+                                          {"logit_token", {steps, free}},
+                                          {"logit_logprob", {steps, free}},
+                                          {"queries", {steps, layers, query_heads, head_dim}},
+                                          {"keys", {steps, layers, kv_heads, head_dim}},
+                                          {"values", {steps, layers, kv_heads, head_dim}},
+                                          {"attention_row", {steps, layers, query_heads, planned}}};
+  return rules;
+}
+
+struct Range {
+  std::int64_t lowest = 0;
+  std::int64_t highest = 0;
+};
+
+Range range_of(Axis axis, const CaptureIndex& index) {
+  const auto exactly = [](std::int64_t size) { return Range{size, size}; };
+  switch (axis) {
+    case layers:
+      return exactly(static_cast<std::int64_t>(index.layers.size()));
+    case query_heads:
+      return exactly(index.shape.query_heads);
+    case kv_heads:
+      return exactly(index.shape.kv_heads);
+    case head_dim:
+      return exactly(index.shape.head_dim);
+    case prompt:
+      return exactly(index.prompt_tokens);
+    case planned:
+      return {index.prompt_tokens, index.tokens};
+    case stored:
+      return exactly(index.prompt_tokens - index.first_query);
+    case steps:  // a live file may hold rows that are not committed yet
+      return {index.steps, std::max(index.steps, index.tokens - index.prompt_tokens)};
+    case free:
+      break;
+  }
+  return {0, std::int64_t{1} << 30};
+}
+
+std::string text_of(const Rule& rule, const CaptureIndex& index) {
+  std::vector<std::string> sizes;
+  for (const Axis axis : rule.axes) {
+    const Range range = range_of(axis, index);
+    sizes.push_back(axis == free ? "any"
+                    : range.lowest == range.highest
+                        ? fmt::format("{}", range.lowest)
+                        : fmt::format("{} to {}", range.lowest, range.highest));
+  }
+  return fmt::format("[{}]", fmt::join(sizes, ", "));
+}
+
+const Rule* find_rule(std::string_view path) {
+  std::span<const Rule> rules;
+  if (path.starts_with("reduce/")) {
+    rules = reduce_rules();
+  } else if (path.starts_with("layers/")) {
+    rules = layer_rules();
+  } else if (path.starts_with("steps/")) {
+    rules = step_rules();
+  }
+  const std::string_view name = path.substr(path.rfind('/') + 1);
+  const auto found =
+      std::find_if(rules.begin(), rules.end(), [&](const Rule& rule) { return rule.name == name; });
+  return found == rules.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+void check_capture_extent(const CaptureIndex& index, const std::string& path,
+                          const h5::Extent& extent) {
+  const Rule* rule = find_rule(path);
+  if (rule == nullptr) {
+    return;
+  }
+  bool good = extent.size() == rule->axes.size();
+  for (std::size_t axis = 0; good && axis < extent.size(); ++axis) {
+    const Range range = range_of(rule->axes[axis], index);
+    good = extent[axis] >= range.lowest && extent[axis] <= range.highest;
+  }
+  KVSCOPE_CHECK(good, ErrorCode::corrupt_file,
+                fmt::format("shape {} where the file's sizes ask for {}", h5::extent_text(extent),
+                            text_of(*rule, index)),
+                fmt::format("{}, /{}", index.path, path), "capture again");
+}
+
+std::string how_to_capture(const std::string& dataset) {
+  if (dataset.starts_with("layers/")) {
+    return dataset.ends_with("/attention") ? "capture again with --attention-maps"
+           : dataset.ends_with("/queries")
+               ? "capture again with --profile qkv (newest queries) or full"
+               : "capture again with --profile qkv or full";
+  }
+  if (dataset.starts_with("steps/")) {
+    return "capture again with --new-tokens N and --profile qkv or full";
+  }
+  if (dataset.find("window_") != std::string::npos) {
+    return "capture again with --window W naming this window";
+  }
+  if (dataset.ends_with("_l1")) {
+    return "capture again with --profile qkv or full";
+  }
+  return "capture again with --profile scores, qkv or full";
+}
+
+}  // namespace kvscope
