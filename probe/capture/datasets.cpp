@@ -6,6 +6,7 @@
 
 #include "kvscope/capture/request.h"
 #include "kvscope/core/error.h"
+#include "map_reductions.h"
 
 namespace kvscope {
 namespace {
@@ -29,7 +30,10 @@ class SpecList {
     }
     plane("self_check", {layers_, shape_.query_heads}, "1",
           "residual of the built-in check: attention sums against the number of queries",
-          "|sum_j attention_sum_j - queries| / queries", {"layer", "query_head"});
+          "|sum_j attention_sum_j - queries| / queries", {"layer", "query_head"})
+        .queries =
+        request_.profile == Profile::window ? "the observation window" : "all prompt queries";
+    maps();
     for (int row = 0; row < layers_; ++row) {
       tensors(request_.layers.empty() ? row : request_.layers[static_cast<std::size_t>(row)]);
     }
@@ -73,12 +77,15 @@ class SpecList {
   void norms() {
     const std::vector<std::string> labels = {"layer", "kv_head", "token"};
     const std::vector<std::int64_t> extent = {layers_, shape_.kv_heads, tokens_};
-    plane("key_norm", extent, "1", "L2 norm of the key", "sqrt(sum_c k_jc^2)", labels);
-    plane("value_norm", extent, "1", "L2 norm of the value", "sqrt(sum_c v_jc^2)", labels);
+    plane("key_norm", extent, "1", "L2 norm of the key", "sqrt(sum_c k_jc^2)", labels).queries =
+        "none";
+    plane("value_norm", extent, "1", "L2 norm of the value", "sqrt(sum_c v_jc^2)", labels).queries =
+        "none";
     query_plane("projected_value_norm", "1", "L2 norm of the value through the output projection",
                 "||v_j W_O^h||_2", "none");
     if (stores_tensors()) {
-      plane("value_norm_l1", extent, "1", "L1 norm of the value", "sum_c |v_jc|", labels);
+      plane("value_norm_l1", extent, "1", "L1 norm of the value", "sum_c |v_jc|", labels).queries =
+          "none";
       query_plane("projected_value_norm_l1", "1",
                   "L1 norm of the value through the output projection", "||v_j W_O^h||_1", "none");
     }
@@ -131,8 +138,43 @@ class SpecList {
         .shape[2] = planned;
   }
 
-  void tensor(int layer, const char* name, std::vector<std::int64_t> extent, ElementType type,
-              const char* long_name, std::vector<std::string> labels) {
+  /// What is kept of whole maps.
+  void maps() {
+    if (request_.top_keys > 0) {
+      const std::vector<std::int64_t> extent = {layers_, shape_.query_heads, tokens_,
+                                                request_.top_keys};
+      const std::vector<std::string> labels = {"layer", "query_head", "query", "rank"};
+      DatasetSpec& keys = plane("top_key", extent, "token", "most attended tokens, descending",
+                                "argsort_j -p_ij, equal: lower j first", labels);
+      keys.type = ElementType::i4;
+      keys.chunk = {1, 1, 2048, request_.top_keys};
+      keys.queries = "all prompt queries";
+      DatasetSpec& values =
+          plane("top_probability", extent, "attention", "attention of the most attended tokens",
+                "p_ij of top_key", labels);
+      values.type = ElementType::f2;
+      values.chunk = {1, 1, 2048, request_.top_keys};
+      values.queries = "all prompt queries";
+    }
+    for (const int side : detail::MapReductions::levels(request_.pooled_block, tokens_)) {
+      const std::int64_t blocks = (tokens_ + side - 1) / side;
+      for (const bool sum : {true, false}) {
+        DatasetSpec& pooled = plane(fmt::format("pooled/{}/{}", side, sum ? "sum" : "max"),
+                                    {layers_, shape_.query_heads, blocks, blocks}, "attention",
+                                    fmt::format("{} of the attention map over blocks of {} x {}",
+                                                sum ? "sums" : "maxima", side, side),
+                                    sum ? "sum_{i in I, j in J} p_ij" : "max_{i in I, j in J} p_ij",
+                                    {"layer", "query_head", "query_block", "token_block"});
+        pooled.type = ElementType::f2;
+        pooled.chunk = {1, 1, 256, 256};
+        pooled.queries = "all prompt queries";
+      }
+    }
+  }
+
+  DatasetSpec& tensor(int layer, const char* name, std::vector<std::int64_t> extent,
+                      ElementType type, const char* long_name, const char* formula,
+                      std::vector<std::string> labels) {
     DatasetSpec spec;
     spec.path = layer_dataset_name(layer, name);
     spec.type = type;
@@ -140,8 +182,13 @@ class SpecList {
     spec.chunk = {1, 2048, spec.shape.back()};
     spec.units = "1";
     spec.long_name = long_name;
+    spec.formula = formula;
+    spec.queries = "none";
+    spec.group_reduce = "none";
+    spec.kernel = "kvscope runtime";
     spec.labels = std::move(labels);
     specs_.push_back(spec);
+    return specs_.back();
   }
 
   static std::string layer_dataset_name(int layer, const char* name) {
@@ -151,29 +198,40 @@ class SpecList {
   void tensors(int layer) {
     const std::int64_t dim = shape_.head_dim;
     if (request_.attention_maps) {
-      tensor(layer, "attention", {shape_.query_heads, tokens_, tokens_}, ElementType::f2,
-             "attention, rows are queries", {"query_head", "query", "token"});
+      DatasetSpec& map =
+          tensor(layer, "attention", {shape_.query_heads, tokens_, tokens_}, ElementType::f2,
+                 "attention, rows are queries", "p_ij = exp(s_ij - lse_i), 0 where j > i",
+                 {"query_head", "query", "token"});
+      map.units = "attention";
+      map.queries = "all prompt queries";
+      map.kernel = "kvscope attention_rectangle";
     }
     if (!stores_tensors()) {
       return;
     }
     const std::vector<std::string> kv_labels = {"kv_head", "token", "channel"};
     const std::vector<std::int64_t> kv_extent = {shape_.kv_heads, tokens_, dim};
-    tensor(layer, "keys", kv_extent, cache_type_, "keys after RoPE", kv_labels);
-    tensor(layer, "keys_pre_rope", kv_extent, cache_type_, "keys before RoPE", kv_labels);
-    tensor(layer, "values", kv_extent, cache_type_, "values", kv_labels);
+    tensor(layer, "keys", kv_extent, cache_type_, "keys after RoPE", "k_j = RoPE_j(W_K x_j)",
+           kv_labels);
+    tensor(layer, "keys_pre_rope", kv_extent, cache_type_, "keys before RoPE", "W_K x_j",
+           kv_labels);
+    tensor(layer, "values", kv_extent, cache_type_, "values", "v_j = W_V x_j", kv_labels);
     const std::int64_t queries = request_.profile == Profile::full
                                      ? tokens_
                                      : std::min<std::int64_t>(tokens_, request_.stored_queries);
-    tensor(layer, "queries", {shape_.query_heads, queries, dim}, cache_type_,
-           "queries after RoPE, not scaled", {"query_head", "query", "channel"});
+    DatasetSpec& stored = tensor(layer, "queries", {shape_.query_heads, queries, dim}, cache_type_,
+                                 "queries after RoPE, not scaled", "q_i = RoPE_i(W_Q x_i)",
+                                 {"query_head", "query", "channel"});
+    stored.queries =
+        queries == tokens_ ? "all prompt queries" : fmt::format("last {} prompt queries", queries);
+    stored.numbers = {{"first_query", tokens_ - queries}};
     tensor(layer, "output_factor", {shape_.query_heads, dim, dim}, ElementType::f4,
-           "L_h of W_O^h = L_h U_h, U_h with orthonormal rows",
-           {"query_head", "channel", "channel"});
+           "factor of the output projection that keeps norms",
+           "L_h of W_O^h = L_h U_h, U_h U_h^T = 1", {"query_head", "channel", "channel"});
   }
 
   void step(const char* name, std::vector<std::int64_t> extent, ElementType type, const char* units,
-            const char* long_name, std::vector<std::string> labels) {
+            const char* long_name, const char* formula, std::vector<std::string> labels) {
     DatasetSpec spec;
     spec.path = std::string("steps/") + name;
     spec.type = type;
@@ -184,8 +242,13 @@ class SpecList {
     if (spec.shape.size() == 4) {
       spec.chunk = {8, 1, spec.shape[2], spec.shape[3]};
     }
+    spec.chunk[0] = std::min<std::int64_t>(spec.chunk[0], std::max(request_.new_tokens, 1));
     spec.units = units;
     spec.long_name = long_name;
+    spec.formula = formula;
+    spec.queries = "the step's query";
+    spec.group_reduce = "none";
+    spec.kernel = "kvscope attention_stats";
     spec.labels = std::move(labels);
     spec.labels.insert(spec.labels.begin(), "step");
     specs_.push_back(spec);
@@ -194,33 +257,36 @@ class SpecList {
   void steps() {
     const std::int64_t query_heads = shape_.query_heads;
     const std::int64_t dim = shape_.head_dim;
-    step("token", {}, ElementType::i4, "1", "token fed at this step", {});
-    step("time_ns", {}, ElementType::i8, "ns", "time since the first step, at its end", {});
-    step("stall_ns", {}, ElementType::i8, "ns", "time this step waited for the writer", {});
+    step("token", {}, ElementType::i4, "token id", "token fed at this step", "x_s", {});
+    step("time_ns", {}, ElementType::i8, "ns", "time since the first step, at its end", "t_s", {});
+    step("stall_ns", {}, ElementType::i8, "ns", "time this step waited for the writer",
+         "sum of waits", {});
     const std::vector<std::string> heads = {"layer", "query_head"};
-    step("entropy", {layers_, query_heads}, ElementType::f4, "nats",
-         "entropy of the step's attention", heads);
-    step("lse", {layers_, query_heads}, ElementType::f4, "nats", "log-sum-exp of the step's logits",
-         heads);
-    step("sink_mass", {layers_, query_heads}, ElementType::f4, "attention",
-         "attention on the first 4 tokens", heads);
+    const std::vector<std::int64_t> head_extent = {layers_, query_heads};
+    step("entropy", head_extent, ElementType::f4, "nats", "entropy of the step's attention",
+         "-sum_j p_j log p_j", heads);
+    step("lse", head_extent, ElementType::f4, "nats", "log-sum-exp of the step's logits",
+         "log sum_j exp(s_j)", heads);
+    step("sink_mass", head_extent, ElementType::f4, "attention", "attention on the first 4 tokens",
+         "sum_{j < 4} p_j", heads);
     const std::vector<std::string> ranks = {"layer", "query_head", "rank"};
-    step("top_key", {layers_, query_heads, detail::decode_top_keys}, ElementType::i4, "token",
-         "most attended tokens, descending", ranks);
-    step("top_probability", {layers_, query_heads, detail::decode_top_keys}, ElementType::f2,
-         "attention", "attention of the most attended tokens", ranks);
+    const std::vector<std::int64_t> top = {layers_, query_heads, detail::decode_top_keys};
+    step("top_key", top, ElementType::i4, "token", "most attended tokens, descending",
+         "argsort_j -p_j, equal: lower j first", ranks);
+    step("top_probability", top, ElementType::f2, "attention",
+         "attention of the most attended tokens", "p_j of top_key", ranks);
     step("cache_slots", {layers_, shape_.kv_heads}, ElementType::i4, "slots", "live slots",
-         {"layer", "kv_head"});
-    step("logit_token", {detail::decode_top_logits}, ElementType::i4, "token",
-         "most probable next tokens, descending", {"rank"});
+         "slots of the KV head", {"layer", "kv_head"});
+    step("logit_token", {detail::decode_top_logits}, ElementType::i4, "token id",
+         "most probable next tokens, descending", "argsort -logits", {"rank"});
     step("logit_logprob", {detail::decode_top_logits}, ElementType::f4, "nats",
-         "log probability of the most probable next tokens", {"rank"});
+         "log probability of the most probable next tokens", "log softmax(logits)", {"rank"});
     if (stores_tensors()) {
       step("queries", {layers_, query_heads, dim}, cache_type_, "1",
-           "queries after RoPE, not scaled", {"layer", "query_head", "channel"});
+           "queries after RoPE, not scaled", "RoPE(W_Q x)", {"layer", "query_head", "channel"});
       step("keys", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "keys after RoPE",
-           {"layer", "kv_head", "channel"});
-      step("values", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "values",
+           "RoPE(W_K x)", {"layer", "kv_head", "channel"});
+      step("values", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "values", "W_V x",
            {"layer", "kv_head", "channel"});
     }
   }

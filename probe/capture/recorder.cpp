@@ -1,10 +1,12 @@
 #include "kvscope/capture/recorder.h"
 
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <chrono>
@@ -15,6 +17,7 @@
 #include "kvscope/core/error.h"
 #include "kvscope/core/log.h"
 #include "kvscope/storage/capture_reader.h"
+#include "map_reductions.h"
 #include "prefill_statistics.h"
 #include "writer_thread.h"
 
@@ -22,6 +25,9 @@ namespace kvscope {
 namespace {
 
 constexpr double largest_residual = 1e-3;
+/// A live capture is committed after this many decode steps, or after this much time.
+constexpr int commit_steps = 32;
+constexpr std::chrono::milliseconds commit_interval{100};
 
 ElementType cache_element(const CaptureIndex& index) {
   return index.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
@@ -44,6 +50,7 @@ CaptureRequest with_all_layers(CaptureRequest request, const ModelShape& shape, 
 CaptureIndex index_of(CaptureIndex index, const CaptureRequest& request) {
   index.layers = request.layers;
   index.windows = request.windows;
+  index.torch = TORCH_VERSION;
   return index;
 }
 
@@ -59,7 +66,7 @@ struct Recorder::Impl {
         output_weights(std::move(weights)),
         writer(path, index, prompt,
                capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index)),
-               {request.force, request.compress}),
+               {request.force, request.compress, request.live}),
         thread(writer),
         decode(request, index, thread) {}
 
@@ -79,6 +86,8 @@ struct Recorder::Impl {
   void put_norms(const LayerRecord& record, int row);
   void put_windows(const detail::PrefillStatistics& statistics, int row);
   void put_queries(const LayerRecord& record);
+  void reduce_maps(const LayerRecord& record, const at::Tensor& lse, int row);
+  void put_pooled(int layer, int row);
   void put_maps(const LayerRecord& record, const at::Tensor& lse);
   void finish_layer(const LayerRecord& record, const detail::PrefillStatistics& statistics,
                     int row);
@@ -91,6 +100,9 @@ struct Recorder::Impl {
   CaptureWriter writer;
   detail::WriterThread thread;
   detail::DecodeSeries decode;
+  std::chrono::steady_clock::time_point committed = std::chrono::steady_clock::now();
+  int steps = 0;
+  std::map<int, detail::MapReductions> open_maps;
   std::map<int, detail::PrefillStatistics> open;  ///< layers between their first and last chunk
   std::vector<int> failed_layers;
 };
@@ -155,6 +167,34 @@ void Recorder::Impl::put_queries(const LayerRecord& record) {
   }
 }
 
+void Recorder::Impl::reduce_maps(const LayerRecord& record, const at::Tensor& lse, int row) {
+  auto& maps =
+      open_maps.try_emplace(record.layer, index.shape, request, index.prompt_tokens).first->second;
+  maps.add(record, lse, [&](int head, int first, const at::Tensor& keys, const at::Tensor& values) {
+    const std::vector<std::int64_t> count = {1, 1, keys.size(0), keys.size(1)};
+    thread.put("reduce/top_key", {row, head, first, 0}, count, keys);
+    thread.put("reduce/top_probability", {row, head, first, 0}, count, values);
+  });
+}
+
+void Recorder::Impl::put_pooled(int layer, int row) {
+  const auto found = open_maps.find(layer);
+  if (found == open_maps.end()) {
+    return;
+  }
+  const std::vector<int> levels =
+      detail::MapReductions::levels(request.pooled_block, index.prompt_tokens);
+  for (std::size_t level = 0; level < levels.size(); ++level) {
+    const auto put = [&](const char* name, const at::Tensor& cells) {
+      thread.put(fmt::format("reduce/pooled/{}/{}", levels[level], name), {row, 0, 0, 0},
+                 {1, cells.size(0), cells.size(1), cells.size(2)}, cells);
+    };
+    put("sum", found->second.pooled_sum(static_cast<int>(level)));
+    put("max", found->second.pooled_max(static_cast<int>(level)));
+  }
+  open_maps.erase(found);
+}
+
 void Recorder::Impl::put_maps(const LayerRecord& record, const at::Tensor& lse) {
   AttentionStatsOptions options;
   options.scale = index.shape.attention_scale;
@@ -169,8 +209,9 @@ void Recorder::Impl::put_maps(const LayerRecord& record, const at::Tensor& lse) 
       const at::Tensor tile =
           attention_rectangle(record.queries[query_head].narrow(0, first, count), keys,
                               lse[query_head].narrow(0, first, count), position, 0, options);
+      const std::int64_t later = index.prompt_tokens - keys.size(0);
       thread.put(layer_dataset(record.layer, "attention"), {query_head, position, 0},
-                 {1, count, keys.size(0)}, tile);
+                 {1, count, index.prompt_tokens}, at::constant_pad_nd(tile, {0, later}, 0));
     }
   }
 }
@@ -197,12 +238,14 @@ void Recorder::Impl::finish_layer(const LayerRecord& record,
              statistics.self_check);
   check_layer(statistics.self_check, record.layer);
   put_norms(record, row);
+  put_pooled(record.layer, row);
   if (stores_tensors()) {
     const std::int64_t tokens = record.keys.size(1);
     const std::vector<std::int64_t> extent = {record.keys.size(0), tokens, record.keys.size(2)};
     thread.put(layer_dataset(record.layer, "keys"), {0, 0, 0}, extent, record.keys);
     thread.put(layer_dataset(record.layer, "values"), {0, 0, 0}, extent, record.values);
   }
+  thread.then([row](CaptureWriter& file) { file.layer_done(row); });
 }
 
 Recorder::Recorder(const std::string& path, const CaptureRequest& request,
@@ -236,6 +279,9 @@ void Recorder::prefill_layer(const LayerRecord& record) {
   if (impl.stores_tensors()) {
     impl.put_queries(record);
   }
+  if (impl.request.top_keys > 0 || impl.request.pooled_block > 0) {
+    impl.reduce_maps(record, statistics.chunk_lse, row);
+  }
   if (impl.request.attention_maps) {
     impl.put_maps(record, statistics.chunk_lse);
   }
@@ -251,15 +297,37 @@ void Recorder::decode_layer(int step, const LayerRecord& record) {
 
 void Recorder::decode_step(int step, std::int32_t token, const std::string& piece,
                            const at::Tensor& logits) {
-  impl_->decode.add_step(step, token, logits);
-  impl_->thread.drain();  // tokens are appended by this thread
-  impl_->writer.append_token(token, impl_->index.prompt_tokens + step - 1, piece);
+  Impl& impl = *impl_;
+  impl.decode.add_step(step, token, logits);
+  const int position = impl.index.prompt_tokens + step - 1;
+  impl.thread.then([=](CaptureWriter& file) {
+    file.append_token(token, position, piece);
+    if (step == 1) {
+      file.set_state(CaptureState::decode);
+    }
+  });
+  impl.steps = step;
+  const auto now = std::chrono::steady_clock::now();
+  if (step % commit_steps == 0 || now - impl.committed >= commit_interval) {
+    impl.committed = now;
+    impl.thread.then([step](CaptureWriter& file) { file.commit(step); });
+  }
+}
+
+void Recorder::stop(CaptureState state, const std::string& message) noexcept {
+  Impl& impl = *impl_;
+  try {
+    impl.thread.then([steps = impl.steps](CaptureWriter& file) { file.commit(steps); });
+    impl.thread.drain();
+  } catch (const std::exception&) {  // the writer failed: what was committed before is valid
+  }
+  impl.writer.stop(state, message);
 }
 
 void Recorder::finish(int steps) {
   Impl& impl = *impl_;
   impl.thread.drain();
-  if (!impl.failed_layers.empty()) {
+  if (!impl.failed_layers.empty() && !impl.writer.live()) {
     impl.writer.set_attribute("reduce/self_check", "self_check_failed",
                               fmt::format("{}", fmt::join(impl.failed_layers, ",")));
   }

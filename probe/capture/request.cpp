@@ -51,15 +51,21 @@ CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shap
   const double rows = request.profile == Profile::window ? window : static_cast<double>(tokens) / 2;
   price.extra_flop =
       layers * 2.0 * shape.query_heads * rows * static_cast<double>(tokens) * shape.head_dim;
+  if (request.attention_maps || request.top_keys > 0 || request.pooled_block > 0) {
+    price.extra_flop += layers * 2.0 * shape.query_heads * static_cast<double>(tokens) / 2 *
+                        static_cast<double>(tokens) * shape.head_dim;
+    price.memory_bytes += 2 * 512 * tokens * 4;
+  }
   return price;
 }
 
 std::string request_json(const CaptureRequest& request) {
   return fmt::format(
-      R"({{"profile":"{}","windows":[{}],"layers":[{}],"stored_queries":{},"new_tokens":{},"attention_maps":{},"compress":{}}})",
+      R"({{"profile":"{}","windows":[{}],"layers":[{}],"stored_queries":{},"new_tokens":{},"attention_maps":{},"top_keys":{},"pooled_block":{},"compress":{},"live":{}}})",
       profile_name(request.profile), fmt::join(request.windows, ","),
       fmt::join(request.layers, ","), request.stored_queries, request.new_tokens,
-      request.attention_maps, request.compress);
+      request.attention_maps, request.top_keys, request.pooled_block, request.compress,
+      request.live);
 }
 
 }  // namespace kvscope

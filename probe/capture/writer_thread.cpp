@@ -20,6 +20,10 @@ WriterThread::~WriterThread() {
   thread_.join();
 }
 
+std::int64_t WriterThread::bytes_of(const Job& job) {
+  return job.values.defined() ? static_cast<std::int64_t>(job.values.nbytes()) : 0;
+}
+
 void WriterThread::rethrow() {
   if (failure_) {
     std::rethrow_exception(std::exchange(failure_, nullptr));
@@ -39,8 +43,17 @@ void WriterThread::put(const std::string& dataset, std::vector<std::int64_t> off
   }
   rethrow();
   waiting_bytes_ += bytes;
-  jobs_.push_back({dataset, std::move(offset), std::move(count), std::move(values)});
+  jobs_.push_back({dataset, std::move(offset), std::move(count), std::move(values), {}});
   lock.unlock();
+  changed_.notify_all();
+}
+
+void WriterThread::then(std::function<void(CaptureWriter&)> work) {
+  {
+    const std::lock_guard lock(mutex_);
+    rethrow();
+    jobs_.push_back({{}, {}, {}, {}, std::move(work)});
+  }
   changed_.notify_all();
 }
 
@@ -51,6 +64,10 @@ void WriterThread::drain() {
 }
 
 void WriterThread::write(const Job& job) {
+  if (job.work) {
+    job.work(writer_);
+    return;
+  }
   const at::Tensor values = job.values.to(at::kCPU).contiguous();
   const auto size = static_cast<std::size_t>(values.numel());
   if (values.scalar_type() == at::kInt) {
@@ -82,15 +99,15 @@ void WriterThread::run() {
     } catch (...) {
       failure = std::current_exception();
     }
-    const auto bytes = static_cast<std::int64_t>(job.values.nbytes());
-    job.values.reset();
+    const std::int64_t bytes = bytes_of(job);
+    job = {};
     lock.lock();
     busy_ = false;
     waiting_bytes_ -= bytes;
     if (failure) {
       failure_ = failure;
       for (const Job& lost : jobs_) {
-        waiting_bytes_ -= static_cast<std::int64_t>(lost.values.nbytes());
+        waiting_bytes_ -= bytes_of(lost);
       }
       jobs_.clear();
     }

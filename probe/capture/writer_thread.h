@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -28,6 +29,8 @@ class WriterThread {
   /// `offset` of extent `count`.
   void put(const std::string& dataset, std::vector<std::int64_t> offset,
            std::vector<std::int64_t> count, at::Tensor values);
+  /// Runs `work` on the writer thread, after all that was put before.
+  void then(std::function<void(CaptureWriter&)> work);
   /// Waits until all is written.
   void drain();
   /// Time `put` has waited so far.
@@ -39,7 +42,9 @@ class WriterThread {
     std::vector<std::int64_t> offset;
     std::vector<std::int64_t> count;
     at::Tensor values;
+    std::function<void(CaptureWriter&)> work;  ///< instead of a write
   };
+  static std::int64_t bytes_of(const Job& job);
   void run();
   void write(const Job& job);
   void rethrow();

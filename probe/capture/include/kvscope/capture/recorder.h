@@ -15,12 +15,12 @@ namespace kvscope {
 /// What one layer of one forward pass (a prefill chunk, or a decode step) offers to the recorder.
 struct LayerRecord {
   int layer = 0;
-  int first_query = 0;         ///< position of queries[0]
-  at::Tensor queries;          ///< [query_heads, n, head_dim] post-RoPE
-  at::Tensor keys;             ///< [kv_heads, first_query + n, head_dim] post-RoPE, cache included
-  at::Tensor values;           ///< [kv_heads, first_query + n, head_dim]
-  at::Tensor keys_pre_rope;    ///< [kv_heads, n, head_dim] of this pass, or undefined
-  at::Tensor lse;              ///< [query_heads, n] or undefined
+  int first_query = 0;       ///< position of queries[0]
+  at::Tensor queries;        ///< [query_heads, n, head_dim] post-RoPE
+  at::Tensor keys;           ///< [kv_heads, first_query + n, head_dim] post-RoPE, cache included
+  at::Tensor values;         ///< [kv_heads, first_query + n, head_dim]
+  at::Tensor keys_pre_rope;  ///< [kv_heads, n, head_dim] of this pass, or undefined
+  at::Tensor lse;            ///< [query_heads, n] or undefined
 };
 
 /// Writes a run down while it happens: reductions on the calling thread, files on a writer thread.
@@ -41,10 +41,15 @@ class Recorder {
   void prefill_layer(const LayerRecord& record);
   /// One decode step's layer.
   void decode_layer(int step, const LayerRecord& record);
-  /// One decode step as a whole: the token that was fed and the top 64 of the next-token distribution.
-  void decode_step(int step, std::int32_t token, const std::string& piece, const at::Tensor& logits);
+  /// One decode step as a whole: the token that was fed and the top 64 of the next-token
+  /// distribution.
+  void decode_step(int step, std::int32_t token, const std::string& piece,
+                   const at::Tensor& logits);
   /// Drains the writer, renames the file.
   void finish(int steps);
+  /// Ends a live capture early: all whole steps are committed, the file says why it ends. A batch
+  /// capture leaves no file.
+  void stop(CaptureState state, const std::string& message) noexcept;
 
  private:
   struct Impl;

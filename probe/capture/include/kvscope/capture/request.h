@@ -17,8 +17,11 @@ struct CaptureRequest {
   int stored_queries = 1024;            ///< newest prompt queries kept by `qkv`
   int new_tokens = 0;                   ///< planned decode steps
   bool attention_maps = false;          ///< whole maps [query_heads, n, n] of the chosen layers
+  int top_keys = 0;                     ///< most attended keys kept of every prompt query; 0 = none
+  int pooled_block = 0;  ///< side of the finest block of pooled maps, in tokens; 0 = none
   bool compress = false;
   bool force = false;
+  bool live = false;  ///< others may follow the file while it grows; it outlives a killed run
 };
 
 /// What a request costs, before the run.
