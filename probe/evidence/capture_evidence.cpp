@@ -24,6 +24,10 @@ int captured_row(const CaptureReader& reader, int layer) {
   KVSCOPE_CHECK(found != layers.end(), ErrorCode::missing_data,
                 fmt::format("layer {} was not captured", layer), reader.index().path,
                 "capture again without --layers");
+  KVSCOPE_CHECK(reader.layer_done(static_cast<int>(found - layers.begin())),
+                ErrorCode::missing_data,
+                fmt::format("the run has not finished layer {} of the prompt", layer),
+                reader.index().path, "wait for its end, or capture again");
   return static_cast<int>(found - layers.begin());
 }
 
