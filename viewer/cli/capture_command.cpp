@@ -18,6 +18,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t default_profile_limit = std::int64_t{1} << 30;
+/// A capture above this is only made when confirmed.
+constexpr std::int64_t unconfirmed_limit = std::int64_t{32} << 30;
 
 struct Options {
   CommonOptions common;
@@ -29,6 +31,7 @@ struct Options {
   std::string layers;
   std::string dtype = "float32";
   int chunk = 0;
+  bool yes = false;
   CaptureRequest request;
   Sampling sampling;
 };
@@ -68,6 +71,30 @@ void refuse_beyond_disk(const std::string& output, const CapturePrice& price) {
       folder.string(), "choose --profile window or scores, or fewer --layers");
 }
 
+/// Says what the request costs where that is not obvious, and refuses it above the limit.
+void confirm_price(const Options& options, const CapturePrice& price) {
+  if (options.request.attention_maps || price.disk_bytes > unconfirmed_limit) {
+    say(fmt::format("price: {} on disk, {} of memory beside weights and cache",
+                    bytes_text(price.disk_bytes), bytes_text(price.memory_bytes)));
+  }
+  KVSCOPE_CHECK(
+      options.yes || price.disk_bytes <= unconfirmed_limit, ErrorCode::usage,
+      fmt::format("the capture would take {}", bytes_text(price.disk_bytes)), options.output,
+      options.request.attention_maps
+          ? "leave out --attention-maps (any tile can be recomputed from --profile full), "
+            "or confirm with --yes"
+          : "choose --profile window or scores, or fewer --layers, or confirm with --yes");
+}
+
+/// Why a run that threw `error` ends; what its live file says.
+CaptureState state_after(const Error& error) {
+  if (error.code() == ErrorCode::interrupted) {
+    return CaptureState::stopped;
+  }
+  const bool full = error.message().find("disk") != std::string::npos;
+  return full && error.code() == ErrorCode::io ? CaptureState::disk_full : CaptureState::error;
+}
+
 CaptureIndex make_index(const Options& options, const ModelFile& file, const TokenTable& prompt) {
   CaptureIndex index;
   const ModelConfig& config = file.config();
@@ -91,6 +118,11 @@ CaptureIndex make_index(const Options& options, const ModelFile& file, const Tok
                           ? std::max(0, prompt.prompt_tokens - options.request.stored_queries)
                           : prompt.prompt_tokens;
   index.request_json = request_json(options.request);
+  if (options.request.new_tokens > 0) {
+    index.sampling_json = fmt::format(R"({{"temperature":{},"top_k":{},"top_p":{},"seed":{}}})",
+                                      options.sampling.temperature, options.sampling.top_k,
+                                      options.sampling.top_p, options.sampling.seed);
+  }
   index.capture_hash = sequence_hash(index.model_hash, prompt);
   return index;
 }
@@ -159,8 +191,10 @@ void run_capture(Options& options) {
     options.request.layers = parse_list(options.layers, "--layers", shape.layers);
   }
   choose_profile(options, shape, prompt.prompt_tokens);
-  refuse_beyond_disk(options.output, price_capture(options.request, shape, prompt.prompt_tokens,
-                                                   cache_type(options.dtype)));
+  const CapturePrice price =
+      price_capture(options.request, shape, prompt.prompt_tokens, cache_type(options.dtype));
+  confirm_price(options, price);
+  refuse_beyond_disk(options.output, price);
 
   Timing time;
   auto start = Clock::now();
@@ -181,14 +215,20 @@ void run_capture(Options& options) {
       options.output, options.request, make_index(options, *file, prompt), prompt,
       [&](int layer) { return model->output_factor(layer); },
       [&](int layer) { return model->output_weights(layer); });
-  run->prefill(false, &recorder);
-  time.prefill = seconds_since(start);
-  start = Clock::now();
-  const int steps = decode(*run, recorder, *tokenizer, options);
-  time.decode = seconds_since(start);
-  start = Clock::now();
-  recorder.finish(steps);
-  time.finish = seconds_since(start);
+  int steps = 0;
+  try {
+    run->prefill(false, &recorder);
+    time.prefill = seconds_since(start);
+    start = Clock::now();
+    steps = decode(*run, recorder, *tokenizer, options);
+    time.decode = seconds_since(start);
+    start = Clock::now();
+    recorder.finish(steps);
+    time.finish = seconds_since(start);
+  } catch (const Error& error) {
+    recorder.stop(state_after(error), error.message());
+    throw;
+  }
   print_result(options, prompt, steps, time);
 }
 
@@ -218,6 +258,24 @@ void add_capture(Program program) {
       ->capture_default_str();
   command->add_flag("--attention-maps", options->request.attention_maps,
                     "Also store whole attention maps (priced first)");
+  command
+      ->add_option("--top-keys", options->request.top_keys,
+                   "Keep the K most attended tokens of every prompt query")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command
+      ->add_option("--pooled", options->request.pooled_block,
+                   "Keep sums and maxima of the maps over blocks of B x B tokens, 2B x 2B, ...")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--queries", options->request.stored_queries,
+                   "Newest prompt queries that profile qkv stores")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command->add_flag("--live", options->request.live,
+                    "Let others follow the file while it grows; it survives a killed run");
+  command->add_flag("--yes", options->yes, "Go on although the capture is large");
   command->add_flag("--compress", options->request.compress, "gzip the planes");
   command->add_flag("--force", options->request.force, "Overwrite the output");
   command->add_option("-o,--output", options->output, "NAME.capture.h5")->required();

@@ -7,6 +7,7 @@
 #include "kvscope/model/model_file.h"
 #include "kvscope/storage/calibration_file.h"
 #include "kvscope/storage/capture_reader.h"
+#include "kvscope/storage/capture_state.h"
 #include "kvscope/storage/decision_file.h"
 #include "kvscope/storage/file_kind.h"
 #include "kvscope/storage/spectrum_file.h"
@@ -47,7 +48,24 @@ Facts capture_facts(const std::string& path) {
           {"steps", index.steps},
           {"windows", index.windows},
           {"first_query", index.first_query},
-          {"state", index.state}};
+          {"state", index.state},
+          {"state_name", state_name(index.state)},
+          {"message", index.message}};
+}
+
+/// What to do about a capture that is not complete; empty if it is.
+std::string cure_of(const std::string& path, const Facts& facts) {
+  if (facts.at("kind") != "capture" || facts.at("state") == static_cast<int>(CaptureState::done)) {
+    return {};
+  }
+  if (being_written(path)) {
+    return fmt::format("still being written ({}), {} steps committed; readers may follow it",
+                       facts.at("state_name").get<std::string>(), facts.at("steps").dump());
+  }
+  return fmt::format(
+      "incomplete: the run ended in state '{}' with {} steps committed; `kvscope recover {} -o "
+      "OUT.capture.h5` copies them to a fresh file",
+      facts.at("state_name").get<std::string>(), facts.at("steps").dump(), path);
 }
 
 Facts decision_facts(const std::string& path) {
@@ -148,6 +166,10 @@ void run_inspect(const Options& options) {
     case FileKind::unknown:
       throw Error(ErrorCode::unsupported, "this is no file that kvscope knows", options.file,
                   "give a capture, decision, spectrum or calibration (.h5), or a .gguf model");
+  }
+  const std::string cure = cure_of(options.file, facts);
+  if (!cure.empty()) {
+    facts["incomplete"] = cure;
   }
   if (options.common.json) {
     facts["parts"] = parts;

@@ -1,0 +1,142 @@
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "program.h"
+
+namespace kvscope::test {
+namespace {
+
+/// `kvscope ARGUMENTS` in the background of `workspace`.
+pid_t start(const Workspace& workspace, const std::string& arguments) {
+  const std::string command =
+      fmt::format("cd '{}' && exec '{}/bin/kvscope' {} >/dev/null 2>.stderr",
+                  workspace.folder().string(), KVSCOPE_BINARY_DIR, arguments);
+  const pid_t child = fork();
+  if (child == 0) {
+    execl("/bin/bash", "bash", "-c", command.c_str(), nullptr);
+    _exit(127);
+  }
+  return child;
+}
+
+/// Waits until a file whose name ends in `end` appears; false after 20 s.
+bool wait_for(const Workspace& workspace, const std::string& end) {
+  for (int turn = 0; turn < 4000; ++turn) {
+    const auto names = workspace.names();
+    if (std::any_of(names.begin(), names.end(),
+                    [&](const std::string& name) { return name.ends_with(end); })) {
+      return true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
+int wait_status(pid_t child) {
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+const std::string endless = "capture tiny.gguf -p word --profile full --new-tokens 1900 ";
+
+TEST(CaptureFaults, InterruptedInTheMiddleLeavesNothing) {
+  Workspace workspace;
+  const std::vector<std::string> before = workspace.names();
+  const pid_t child = start(workspace, endless + "-o x.capture.h5");
+  ASSERT_TRUE(wait_for(workspace, ".tmp"));  // the run is under way
+  kill(child, SIGINT);
+  EXPECT_EQ(wait_status(child), 1);
+  EXPECT_NE(workspace.read(".stderr").find("error:"), std::string::npos);
+  std::filesystem::remove(workspace.folder() / ".stderr");
+  EXPECT_EQ(workspace.names(), before);
+}
+
+TEST(CaptureFaults, InterruptedLiveRunKeepsItsSteps) {
+  Workspace workspace;
+  const pid_t child = start(workspace, endless + "--live -o x.capture.h5");
+  ASSERT_TRUE(wait_for(workspace, "x.capture.h5"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  const Result meanwhile = workspace("inspect x.capture.h5 --json");
+  ASSERT_EQ(meanwhile.status, 0) << meanwhile.err;
+  EXPECT_EQ(workspace(endless + "--force -o x.capture.h5").status, 2);  // somebody has it
+  kill(child, SIGINT);
+  EXPECT_EQ(wait_status(child), 1);
+  const Result after = workspace("inspect x.capture.h5 --json");
+  ASSERT_EQ(after.status, 0) << after.err;
+  EXPECT_EQ(after.json()["state_name"], "stopped by the user");
+  EXPECT_GE(after.json()["steps"], meanwhile.json()["steps"]);
+  EXPECT_NE(after.json()["incomplete"].get<std::string>().find("kvscope recover"),
+            std::string::npos);
+  const Result saved = workspace("recover x.capture.h5 -o saved.capture.h5 --json");
+  ASSERT_EQ(saved.status, 0) << saved.err;
+  EXPECT_EQ(saved.json()["steps"], after.json()["steps"]);
+  const Result decide = workspace("decide saved.capture.h5 -m knorm --keep 0.5 -o d.decision.h5");
+  EXPECT_EQ(decide.status, 0) << decide.err;
+}
+
+TEST(CaptureFaults, KilledLiveRunIsReadableAndRecovered) {
+  Workspace workspace;
+  for (int round = 0; round < 5; ++round) {
+    const std::string name = fmt::format("x{}.capture.h5", round);
+    const pid_t child = start(workspace, endless + "--live -o " + name);
+    ASSERT_TRUE(wait_for(workspace, name));
+    std::this_thread::sleep_for(std::chrono::milliseconds(40 * round));
+    kill(child, SIGKILL);
+    EXPECT_EQ(wait_status(child), 128 + SIGKILL);
+    const Result inspect = workspace(fmt::format("inspect {} --json", name));
+    ASSERT_EQ(inspect.status, 0) << inspect.err;
+    EXPECT_TRUE(inspect.json().contains("incomplete"));
+    const Result saved = workspace(fmt::format("recover {0} -o s{0} --json", name));
+    ASSERT_EQ(saved.status, 0) << saved.err;
+    EXPECT_EQ(saved.json()["steps"], inspect.json()["steps"]);
+    EXPECT_EQ(workspace("check s" + name).status, 3);  // readable, and says it is incomplete
+  }
+}
+
+TEST(CaptureFaults, LiveAndBatchHoldTheSame) {
+  Workspace workspace;
+  const std::string arguments =
+      "capture tiny.gguf -f prompt.txt --profile full --window 8 --new-tokens 5 --threads 1 ";
+  ASSERT_EQ(workspace(arguments + "-o a.capture.h5").status, 0);
+  const Result live = workspace(arguments + "--live -o b.capture.h5");
+  ASSERT_EQ(live.status, 0) << live.err;
+  EXPECT_EQ(workspace("check b.capture.h5").status, 0);
+  const auto a = workspace("inspect a.capture.h5 --json").json();
+  const auto b = workspace("inspect b.capture.h5 --json").json();
+  EXPECT_EQ(a["parts"], b["parts"]);
+  EXPECT_EQ(a["steps"], b["steps"]);
+  EXPECT_FALSE(b.contains("incomplete"));
+  EXPECT_EQ(workspace("recover b.capture.h5 -o c.capture.h5").status, 2);  // nothing to recover
+}
+
+TEST(CaptureFaults, LargeCapturesAskFirst) {
+  Workspace workspace;
+  std::string ids;
+  for (int token = 0; token < 100000; ++token) {
+    ids += "5 ";
+  }
+  workspace.write("ids.txt", ids);
+  const std::vector<std::string> before = workspace.names();
+  const Result large =
+      workspace("capture tiny.gguf --token-ids ids.txt --attention-maps -o x.capture.h5");
+  EXPECT_EQ(large.status, 2) << large.err;
+  EXPECT_NE(large.err.find("--yes"), std::string::npos) << large.err;
+  EXPECT_EQ(workspace.names(), before);
+  const Result maps =
+      workspace("capture tiny.gguf -f prompt.txt --attention-maps --layers 0 -o x.capture.h5");
+  EXPECT_EQ(maps.status, 0) << maps.err;
+  EXPECT_NE(maps.err.find("price:"), std::string::npos) << maps.err;
+  const Result profile = workspace("capture tiny.gguf -f prompt.txt -o y.capture.h5");
+  EXPECT_NE(profile.err.find("profile: qkv"), std::string::npos) << profile.err;
+}
+
+}  // namespace
+}  // namespace kvscope::test
