@@ -51,6 +51,9 @@ void read_everything(const std::string& path, std::vector<std::string>& findings
     try {
       const Handle dataset = h5::open_dataset(file, name);
       const Handle type(H5Dget_type(dataset), H5Tclose);
+      if (H5Tget_class(type) == H5T_STRING) {
+        continue;  // names and messages
+      }
       h5::element_type(type, "/" + name);
       std::int64_t infinite = 0;
       h5::read_boxes(dataset, name, [&](std::span<const float> values) {
