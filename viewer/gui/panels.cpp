@@ -83,7 +83,7 @@ void dock_weights(ImGuiID root) {
   dock({"Asymmetry of K and V", "Modes of the cosine", "Persistence of modes",
         "Tokens against weights"},
        upper_right.first);
-  dock({"Effective rank by head", "Heads alike", "Claims"}, upper_right.rest);
+  dock({"Ranks by head", "Heads alike", "Claims"}, upper_right.rest);
 }
 
 /// A panel that shows one plot of the spectrum.
@@ -122,7 +122,7 @@ const std::vector<Panel>& panels() {
       {"Token classes", "explore compare", draw_classes},
       {"Checks", "explore", draw_checks},
       {"Eigenvalues", "weights", draw_plot<"eigenvalues">},
-      {"Effective rank by head", "weights", draw_plot<"head_map">},
+      {"Ranks by head", "weights", draw_plot<"head_map">},
       {"Effective rank by layer", "weights", draw_ranks},
       {"Cumulative energy", "weights", draw_plot<"energy">},
       {"Modes of the cosine", "weights", draw_plot<"contributions">},
