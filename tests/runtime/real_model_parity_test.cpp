@@ -175,5 +175,23 @@ TEST_F(Smollm2Parity, APromptBeyondTheContextIsRefusedBeforeAnyWork) {
   }
 }
 
+/// Norms around each block, QK norms, scaled embeddings, windows of 512 in 15 of 18 layers with a
+/// rotation of their own; the prompt is longer than the window.
+class Gemma3Parity : public RealModelParity {
+ protected:
+  void SetUp() override { open("gemma3-270m", "gemma3_parity.json"); }
+};
+
+TEST_F(Gemma3Parity, Float32LogitsAndGreedyTokensEqualTransformers) {
+  ASSERT_EQ(ids_.size(), 640u);
+  expect_float32_parity();
+}
+
+TEST_F(Gemma3Parity, Bfloat16ChangesOnlyCloseChoices) {
+  const Found found = run_prompt("bfloat16");
+  EXPECT_LT(distance(found.logits), 1.5);
+  EXPECT_LT(changed_choices(found.best, 0.75), 40);
+}
+
 }  // namespace
 }  // namespace kvscope::test
