@@ -71,7 +71,7 @@ class Pass {
         input_(input),
         watch_(watch),
         rows_(static_cast<int>(input.ids.size())),
-        mlp_block_(watch.stage ? rows_ : std::min<std::int64_t>(rows_, mlp_block)),
+        mlp_block_(watch.hook ? rows_ : std::min<std::int64_t>(rows_, mlp_block)),
         positions_(input.positions.begin(), input.positions.end()),
         rotations_(model.shape(), input.positions, input.prompt_tokens, model.device()),
         space_(workspace_of(model, rows_, mlp_block_)),
@@ -89,14 +89,14 @@ class Pass {
     }
     at::Tensor final_rows = space_.normed.narrow(0, 0, hidden_.size(0));
     normalise(hidden_, model_.output_norm(), model_.config(), final_rows);
-    show(Stage::final_norm, model_.shape().layers, final_rows);
+    show(HookPoint::final_norm, model_.shape().layers, final_rows);
     return final_rows;
   }
 
  private:
-  void show(Stage stage, int layer, const at::Tensor& tensor) const {
-    if (watch_.stage) {
-      watch_.stage(stage, layer, tensor);
+  void show(HookPoint point, int layer, const at::Tensor& tensor) const {
+    if (watch_.hook) {
+      watch_.hook(point, layer, tensor);
     }
   }
 
@@ -106,19 +106,19 @@ class Pass {
     // After the last layer only the newest row is read, so older rows end at its keys and values.
     const int kept_rows = last && !input_.all_rows ? 1 : rows_;
     const int watched = watch_.rows ? std::min(rows_, watch_.rows(layer, rows_)) : 0;
-    show(Stage::residual_in, layer, hidden_);
+    show(HookPoint::residual_in, layer, hidden_);
     project_and_append(layer);
     const at::Tensor attended = attend(layer, std::max(kept_rows, watched));
     hidden_ = hidden_.narrow(0, rows_ - kept_rows, kept_rows);
     const at::Tensor heads = attended.narrow(1, attended.size(1) - kept_rows, kept_rows);
-    show(Stage::attention_output, layer, heads);
+    show(HookPoint::attention_output, layer, heads);
     const at::Tensor mlp_input = model_.config().parallel_mlp ? hidden_.clone() : hidden_;
-    add_block(Stage::block_attention, layer,
+    add_block(HookPoint::block_attention, layer,
               heads.transpose(0, 1).reshape({kept_rows, -1}).to(model_.dtype()), weights.output,
               weights.output_bias, weights.post_attention_norm, hidden_);
-    show(Stage::residual_mid, layer, hidden_);
+    show(HookPoint::residual_mid, layer, hidden_);
     run_mlp(layer, mlp_input);
-    show(Stage::residual_out, layer, hidden_);
+    show(HookPoint::residual_out, layer, hidden_);
   }
 
   /// Heads [first, first + count) of the projections of this pass: [count, rows, head_dim], a view.
@@ -133,8 +133,8 @@ class Pass {
     return projected(model_.shape().query_heads, model_.shape().kv_heads);
   }
 
-  void show_projections(Stage queries, Stage keys, int layer) const {
-    if (watch_.stage) {
+  void show_projections(HookPoint queries, HookPoint keys, int layer) const {
+    if (watch_.hook) {
       show(queries, layer, projected(0, model_.shape().query_heads));
       show(keys, layer, keys_pre_rope());
     }
@@ -157,9 +157,9 @@ class Pass {
     const ModelShape& shape = model_.shape();
     const double epsilon = model_.config().norm_epsilon;
     normalise(hidden_, weights.attention_norm, model_.config(), space_.normed);
-    show(Stage::attention_input, layer, space_.normed);
+    show(HookPoint::attention_input, layer, space_.normed);
     multiply(space_.normed, weights.qkv, weights.qkv_bias, space_.qkv);
-    show_projections(Stage::queries_raw, Stage::keys_raw, layer);
+    show_projections(HookPoint::queries_raw, HookPoint::keys_raw, layer);
     if (weights.query_norm.defined()) {
       norm_heads(space_.qkv, 0, shape.query_heads, weights.query_norm, epsilon);
     }
@@ -167,16 +167,16 @@ class Pass {
       norm_heads(space_.qkv, static_cast<std::int64_t>(shape.query_heads) * shape.head_dim,
                  shape.kv_heads, weights.key_norm, epsilon);
     }
-    show_projections(Stage::queries_pre_rope, Stage::keys_pre_rope, layer);
+    show_projections(HookPoint::queries_pre_rope, HookPoint::keys_pre_rope, layer);
     LayerState& state = layers_[static_cast<std::size_t>(layer)];
     const Rotation rotation = place(layer, state);
     state.reserve(rows_);
     split_heads(space_.qkv, rotation, shape, state, space_.queries);
     state.write_raw_keys(keys_pre_rope());
     state.append(input_.first_token, positions_);
-    show(Stage::queries, layer, space_.queries);
-    show(Stage::keys, layer, state.keys());
-    show(Stage::values, layer, state.values());
+    show(HookPoint::queries, layer, space_.queries);
+    show(HookPoint::keys, layer, state.keys());
+    show(HookPoint::values, layer, state.values());
   }
 
   /// Attention output of the newest `count` rows: [query_heads, count, head_dim].
@@ -208,9 +208,9 @@ class Pass {
   }
 
   /// hidden += norm(x weight^T + bias), without a norm where there is none.
-  void add_block(Stage stage, int layer, const at::Tensor& x, const at::Tensor& weight,
+  void add_block(HookPoint point, int layer, const at::Tensor& x, const at::Tensor& weight,
                  const at::Tensor& bias, const NormWeights& norm, at::Tensor& hidden) {
-    if (!norm.defined() && !watch_.stage) {
+    if (!norm.defined() && !watch_.hook) {
       add_product(x, weight, hidden);
       if (bias.defined()) {
         hidden.add_(bias);
@@ -221,7 +221,7 @@ class Pass {
     if (bias.defined()) {
       output.add_(bias);
     }
-    show(stage, layer, output);
+    show(point, layer, output);
     if (norm.defined()) {
       at::Tensor normed = at::empty_like(output);
       normalise(output, norm, model_.config(), normed);
@@ -240,10 +240,10 @@ class Pass {
       at::Tensor gate_up = space_.gate_up.narrow(0, 0, count);
       at::Tensor active = space_.active.narrow(0, 0, count);
       normalise(input.narrow(0, first, count), weights.mlp_norm, model_.config(), normed);
-      show(Stage::mlp_input, layer, normed);
+      show(HookPoint::mlp_input, layer, normed);
       multiply(normed, weights.gate_up, weights.gate_up_bias, gate_up);
       activate(gate_up, model_.config().activation, active);
-      add_block(Stage::mlp_output, layer, active, weights.down, weights.down_bias,
+      add_block(HookPoint::mlp_output, layer, active, weights.down, weights.down_bias,
                 weights.post_mlp_norm, hidden);
     }
   }

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "kvscope/runtime/hook_point.h"
 #include "layer_state.h"
 #include "loaded_model.h"
 
@@ -24,27 +25,6 @@ struct LayerPass {
   std::span<const std::int32_t> positions;  ///< [rows] as this layer counts them
 };
 
-/// Where a pass can be looked into (specs: hook points). Tensors are in the type they are computed
-/// in and valid during the call only; [rows, hidden_dim] unless said.
-enum class Stage {
-  residual_in,       ///< block input; of layer 0 the scaled embedding
-  attention_input,   ///< normalised
-  queries_raw,       ///< [query_heads, rows, head_dim] with bias, before the QK norm
-  keys_raw,          ///< [kv_heads, rows, head_dim]
-  queries_pre_rope,  ///< [query_heads, rows, head_dim] after the QK norm
-  keys_pre_rope,     ///< [kv_heads, rows, head_dim]
-  queries,           ///< [query_heads, rows, head_dim] post-RoPE, unscaled
-  keys,              ///< [kv_heads, slots, head_dim] post-RoPE, the whole cache
-  values,            ///< [kv_heads, slots, head_dim], the whole cache
-  attention_output,  ///< [query_heads, rows, head_dim] before W_O
-  block_attention,   ///< after W_O, before a post-norm
-  residual_mid,      ///< after attention was added
-  mlp_input,         ///< normalised
-  mlp_output,        ///< before a post-norm
-  residual_out,      ///< block output
-  final_norm,        ///< layer = number of layers
-};
-
 /// Who watches a pass. Every member may be empty.
 struct PassWatch {
   std::function<void(const LayerPass&)> layer;
@@ -52,8 +32,9 @@ struct PassWatch {
   /// computed.
   std::function<int(int layer, int rows)> rows;
   std::function<void(int layer)> progress;
-  /// Sees every stage; needs `PassInput::all_rows`, and keeps the MLP from working in blocks.
-  std::function<void(Stage stage, int layer, const at::Tensor& tensor)> stage;
+  /// Sees every hook point; needs `PassInput::all_rows`, and keeps the MLP from working in blocks.
+  /// Tensors are in the type they are computed in and valid during the call only.
+  std::function<void(HookPoint point, int layer, const at::Tensor& tensor)> hook;
   const std::atomic<bool>* stop = nullptr;
 };
 

@@ -71,8 +71,10 @@ class LiveRunOnModel final : public LiveRun {
     PassObserver* observer = nullptr;
   };
   at::Tensor pass(const PassInput& input, const Use& use);
+  at::Tensor newest_logits(const at::Tensor& hidden) const;
   void watch_layer(const LayerPass& seen, const PassInput& input, const Use& use);
   void append_tokens(std::span<const std::int32_t> ids);
+  bool hooked() const { return static_cast<bool>(options_.hook); }
   void check_room(std::size_t more) const;
   void check_request(std::span<const std::int32_t> ids, const ForwardRequest& request) const;
   void drop_newest(std::size_t count);
@@ -173,6 +175,11 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
       options_.progress(seen_ + static_cast<int>(done), use.tokens_total, layer);
     };
   }
+  if (options_.hook) {
+    watch.hook = [&](HookPoint point, int layer, const at::Tensor& tensor) {
+      options_.hook(point, layer, input.first_token, tensor);
+    };
+  }
   try {
     return run_pass(*model_, layers_, input, watch);
   } catch (...) {
@@ -180,6 +187,10 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
     statistics_.assign(layers_.size(), {});
     throw;
   }
+}
+
+at::Tensor LiveRunOnModel::newest_logits(const at::Tensor& hidden) const {
+  return head_logits(*model_, hidden.narrow(0, hidden.size(0) - 1, 1))[0];
 }
 
 std::vector<std::int32_t> LiveRunOnModel::next_prompt_chunk() const {
@@ -194,11 +205,11 @@ void LiveRunOnModel::prefill(bool statistics, Recorder* recorder) {
   while (seen_ < tokens_.prompt_tokens) {
     const std::vector<std::int32_t> ids = next_prompt_chunk();
     const std::vector<std::int32_t> positions = next_positions(ids.size());
-    const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens},
+    const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens, hooked()},
                                    {statistics, true, recorder, false, tokens_.prompt_tokens});
     append_tokens(ids);
     if (seen_ == tokens_.prompt_tokens) {
-      logits_ = head_logits(*model_, hidden)[0];
+      logits_ = newest_logits(hidden);
     }
   }
 }
@@ -213,11 +224,11 @@ void LiveRunOnModel::decode(std::int32_t token, Recorder* recorder) {
   const std::vector<std::int32_t> ids = {token};
   const std::vector<std::int32_t> positions = next_positions(1);
   const bool statistics = statistics_.front().sum.defined();
-  const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens},
+  const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens, hooked()},
                                  {statistics, true, recorder, true, seen_ + 1});
   append_tokens(ids);
   ++step_;
-  logits_ = head_logits(*model_, hidden)[0];
+  logits_ = newest_logits(hidden);
   if (recorder != nullptr) {
     recorder->decode_step(step_, token, tokens_.text(seen_ - 1), logits_);
   }
@@ -263,8 +274,9 @@ void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
                 !in_prompt,
                 in_prompt ? tokens_.prompt_tokens : seen,
                 request.observe ? &observer : nullptr};
+  const bool all_rows = request.key_gradient || hooked();
   const at::Tensor hidden =
-      pass({token_ids, positions, seen_, tokens_.prompt_tokens, request.key_gradient}, use);
+      pass({token_ids, positions, seen_, tokens_.prompt_tokens, all_rows}, use);
   try {
     observer.back(token_ids, hidden, options_.stop);
   } catch (...) {
@@ -279,7 +291,7 @@ void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
     drop_newest(token_ids.size());
   }
   if (request.append || !request.observe) {
-    logits_ = head_logits(*model_, hidden.narrow(0, hidden.size(0) - 1, 1))[0];
+    logits_ = newest_logits(hidden);
   }
 }
 
@@ -346,6 +358,7 @@ std::int64_t LiveRunOnModel::cache_bytes() const {
 at::Tensor LiveRunOnModel::prompt_logits() {
   const at::NoGradGuard no_grad;
   LiveRunOnModel fresh(model_, tokens_, options_);
+  fresh.options_.hook = nullptr;
   const auto prompt = static_cast<std::size_t>(tokens_.prompt_tokens);
   const std::vector<std::int32_t> ids(tokens_.id.begin(),
                                       tokens_.id.begin() + tokens_.prompt_tokens);

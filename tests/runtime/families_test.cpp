@@ -1,3 +1,5 @@
+#include <map>
+
 #include "forward.h"
 #include "golden_model.h"
 #include "golden_run.h"
@@ -10,22 +12,10 @@ using detail::LayerState;
 using detail::LoadedModel;
 using detail::PassInput;
 using detail::PassWatch;
-using detail::Stage;
 using Ids = std::vector<std::int32_t>;
 
 /// Allowed difference, as a part of the largest number of a stage.
 constexpr double tolerance = 2e-4;
-
-const std::map<std::string, Stage> stages = {
-    {"residual_in", Stage::residual_in},
-    {"queries_pre_rope", Stage::queries_pre_rope},
-    {"keys_pre_rope", Stage::keys_pre_rope},
-    {"queries", Stage::queries},
-    {"keys", Stage::keys},
-    {"values", Stage::values},
-    {"attention_output", Stage::attention_output},
-    {"residual_out", Stage::residual_out},
-};
 
 /// Tiny seeded models of each family against transformers (golden/families.py).
 class Families : public ::testing::TestWithParam<const char*> {
@@ -70,10 +60,10 @@ TEST_P(Families, EveryStageEqualsTransformers) {
   for (int layer = 0; layer < shape.layers; ++layer) {
     layers.emplace_back(shape.kv_heads, shape.head_dim, 8, at::TensorOptions(at::kFloat));
   }
-  std::map<std::pair<Stage, int>, at::Tensor> seen;
+  std::map<std::pair<HookPoint, int>, at::Tensor> seen;
   PassWatch watch;
-  watch.stage = [&](Stage stage, int layer, const at::Tensor& tensor) {
-    seen[{stage, layer}] = tensor.to(at::kFloat).clone();
+  watch.hook = [&](HookPoint point, int layer, const at::Tensor& tensor) {
+    seen[{point, layer}] = tensor.to(at::kFloat).clone();
   };
   const std::vector<std::int32_t> positions = prompt_of(ids_).position;
   const at::Tensor hidden = run_pass(
@@ -81,7 +71,7 @@ TEST_P(Families, EveryStageEqualsTransformers) {
   for (const nlohmann::json& stage : golden_.at("stages")) {
     const auto name = stage.at("stage").get<std::string>();
     const int layer = stage.at("layer").get<int>();
-    expect_rows(stage.at("rows"), seen.at({stages.at(name), layer}),
+    expect_rows(stage.at("rows"), seen.at({parse_hook(name), layer}),
                 name + " of layer " + std::to_string(layer));
   }
   const at::Tensor logits = head_logits(*model, hidden);

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <atomic>
+#include <map>
 
 #include "reference_model.h"
 #include "test_support.h"
@@ -71,6 +72,51 @@ TEST(LiveRun, DecodingEqualsPrefillOfTheSameText) {
   EXPECT_EQ(run->tokens().id, whole->tokens().id);
   EXPECT_EQ(run->tokens().position.back(), 19);
   EXPECT_EQ(run->tokens().segment.back(), Segment::generated);
+}
+
+TEST(LiveRun, HooksSeeEveryPointOfEveryPass) {
+  std::map<std::pair<HookPoint, int>, std::vector<at::Tensor>> seen;
+  std::vector<int> first_tokens;
+  LiveRunOptions options;
+  options.prefill_chunk = 5;
+  options.hook = [&](HookPoint point, int layer, int first_token, const at::Tensor& tensor) {
+    seen[{point, layer}].push_back(tensor.to(at::kFloat).clone());
+    if (point == HookPoint::final_norm) {
+      first_tokens.push_back(first_token);
+    }
+  };
+  const auto run = started(9, options);
+  run->prefill(true, nullptr);
+  run->decode(3, nullptr);
+  EXPECT_EQ(first_tokens, (std::vector<int>{0, 5, 9}));
+  std::vector<std::int32_t> ids = fake_prompt(9).id;
+  ids.push_back(3);
+  const ReferenceResult expected = reference_forward(FakeModelFile(), ids);
+  EXPECT_LT(worst(run->logits(), expected.logits.back()), float_tolerance);
+  for (int layer = 0; layer < 2; ++layer) {
+    for (int index = 0; index < hook_points - 1; ++index) {
+      EXPECT_EQ((seen[{static_cast<HookPoint>(index), layer}].size()), 3u) << index;
+    }
+    const auto l = static_cast<std::size_t>(layer);
+    const at::Tensor raw = seen[{HookPoint::keys_raw, layer}][1];  // tokens 5 to 8
+    const at::Tensor cache = seen[{HookPoint::keys, layer}][2];
+    EXPECT_LT(worst(raw.select(1, 2).reshape({-1}), expected.keys_pre_rope[l][7]), 1e-5);
+    EXPECT_LT(worst(cache.select(1, 9).reshape({-1}), expected.keys[l][9]), 1e-5);
+    // The residual stream: in + attention = middle, middle + MLP = out, out = in of the next layer.
+    for (std::size_t pass = 0; pass < 3; ++pass) {
+      const auto at_point = [&](HookPoint point) { return seen[{point, layer}][pass]; };
+      EXPECT_LT(worst(at_point(HookPoint::residual_in).add(at_point(HookPoint::block_attention)),
+                      at_point(HookPoint::residual_mid)),
+                1e-5);
+      EXPECT_LT(worst(at_point(HookPoint::residual_mid).add(at_point(HookPoint::mlp_output)),
+                      at_point(HookPoint::residual_out)),
+                1e-5);
+    }
+  }
+  EXPECT_TRUE(
+      at::equal(seen[{HookPoint::residual_out, 0}][1], seen[{HookPoint::residual_in, 1}][1]));
+  EXPECT_EQ(parse_hook(hook_name(HookPoint::mlp_input)), HookPoint::mlp_input);
+  EXPECT_EQ(error_of([] { parse_hook("residual_ot"); }), code(ErrorCode::usage));
 }
 
 TEST(LiveRun, MakesTheTokenizerOnce) {

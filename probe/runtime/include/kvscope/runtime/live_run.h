@@ -8,6 +8,7 @@
 
 #include "kvscope/capture/recorder.h"
 #include "kvscope/evidence/model_run.h"
+#include "kvscope/runtime/hook_point.h"
 #include "kvscope/runtime/model.h"
 
 namespace kvscope {
@@ -17,6 +18,10 @@ struct LiveRunOptions {
   int statistics_window = 64;             ///< queries of the prompt kept for evidence
   const std::atomic<bool>* stop = nullptr; ///< set by Ctrl-C; checked at layer boundaries
   std::function<void(int tokens_done, int tokens_total, int layer)> progress;
+  /// Sees every hook point of every pass (a prompt chunk, tokens appended, a decode step) on the calling
+  /// thread; `first_token` is the pass's first. Tensors are in the type they are computed in, on the
+  /// model's device, and valid during the call only. Costs the shortcuts of the last layer and the MLP.
+  std::function<void(HookPoint point, int layer, int first_token, const at::Tensor& tensor)> hook;
 };
 
 /// A sequence on a model with its own KV cache: prefill, decode, evidence, decisions.

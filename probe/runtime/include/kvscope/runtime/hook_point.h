@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+
+namespace kvscope {
+
+/// Where a forward pass can be looked into. n tokens of this pass, T slots of the cache; channels last.
+enum class HookPoint {
+  residual_in,       ///< [n, hidden_dim] block input; of layer 0 the scaled embedding
+  attention_input,   ///< [n, hidden_dim] after the input norm
+  queries_raw,       ///< [query_heads, n, head_dim] projection and bias, before the QK norm
+  keys_raw,          ///< [kv_heads, n, head_dim] likewise
+  queries_pre_rope,  ///< [query_heads, n, head_dim] after the QK norm, enters the rotation
+  keys_pre_rope,     ///< [kv_heads, n, head_dim] likewise
+  queries,           ///< [query_heads, n, head_dim] post-RoPE, unscaled
+  keys,              ///< [kv_heads, T, head_dim] post-RoPE, the whole cache
+  values,            ///< [kv_heads, T, head_dim], the whole cache
+  attention_output,  ///< [query_heads, n, head_dim] per head, before W_O
+  block_attention,   ///< [n, hidden_dim] after W_O, before a post-norm
+  residual_mid,      ///< [n, hidden_dim] after attention was added
+  mlp_input,         ///< [n, hidden_dim] after the MLP's norm
+  mlp_output,        ///< [n, hidden_dim] before a post-norm
+  residual_out,      ///< [n, hidden_dim] block output
+  final_norm,        ///< [n, hidden_dim] after the output norm; its layer is the number of layers
+};
+
+inline constexpr int hook_points = static_cast<int>(HookPoint::final_norm) + 1;
+
+const char* hook_name(HookPoint point);
+/// Throws Error{usage} with the nearest name.
+HookPoint parse_hook(const std::string& name);
+
+}  // namespace kvscope
