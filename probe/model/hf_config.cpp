@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -191,6 +192,11 @@ ModelConfig read_text_config(const JsonFields& fields, const Family& family) {
   }
   read_windows(fields, config);
   read_hf_rope(fields, config);
+  if (shape.rope.growth == RopeGrowth::dynamic_ntk) {
+    // The config names the length the model was trained on; the scaling is for `factor` times that.
+    config.context_length = static_cast<int>(
+        std::min(config.context_length * shape.rope.growth_factor, static_cast<double>(longest)));
+  }
   check_shape(shape, fields.where());
   return config;
 }
