@@ -75,6 +75,13 @@ void check_method(const Method& method, const Budget& budget, const RunPlan& pla
                             method.text()),
                 "method text", "use the allocator 'uniform' and a selector that fills the budget");
   KVSCOPE_CHECK(
+      !parts.scorer->shares_choice() || parts.selector->reads() == Rows::none,
+      ErrorCode::unsupported,
+      fmt::format("method '{}' lets layers share one choice, but its selector looks at each "
+                  "layer's own vectors",
+                  method.text()),
+      "method text", "use mode=per_layer_perhead, or the selector 'top_k'");
+  KVSCOPE_CHECK(
       protected_tokens < slots, ErrorCode::usage,
       fmt::format("method '{}' protects {} of {} prompt tokens, but budget {} leaves a KV head {} "
                   "slots: none for new tokens",

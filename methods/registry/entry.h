@@ -45,6 +45,7 @@ PieceEntry adakv_preset_entry();
 PieceEntry laprox_entry();
 PieceEntry triattention_entry();
 PieceEntry triattention_serving_entry();
+PieceEntry alpha_entry();
 // Presets that cut while the prompt is read.
 PieceEntry asymkv_entry();
 PieceEntry kvslimmer_entry();

@@ -20,6 +20,7 @@ const std::vector<PieceEntry>& entries() {
       laprox_entry(),                //
       triattention_entry(),          //
       triattention_serving_entry(),  //
+      alpha_entry(),                 //
       asymkv_entry(),                //
       kvslimmer_entry(),             //
       // Later pieces.

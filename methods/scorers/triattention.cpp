@@ -84,6 +84,9 @@ class TriAttention : public Scorer {
   }
 
   bool settles() const override { return true; }
+  bool shares_choice() const override {
+    return settling_.mode != TriSettling::Mode::per_layer_perhead;
+  }
 
   std::vector<LayerScores> settle(const std::vector<LayerScores>& raw,
                                   const SettleRequest& request) const override {

@@ -64,7 +64,7 @@ class Diversity : public Selector {
                                       : Rows::keys_pre_rope;
     KVSCOPE_CHECK(norm_ != BaseNorm::none || options_.lambda == 0 || arguments.boolean("unscaled"),
                   ErrorCode::usage,
-                  "diversity:base_norm=none leaves lambda without a scale: scores of different "
+                  "base_norm=none leaves lambda without a scale: scores of different "
                   "heads and prompts differ in size",
                   "method text", "add unscaled=true if that is meant, or use base_norm=zscore");
   }
@@ -133,19 +133,8 @@ class Diversity : public Selector {
 
 }  // namespace
 
-PieceEntry diversity_entry() {
-  PieceEntry entry;
-  entry.info.name = "diversity";
-  entry.info.kind = PieceInfo::Kind::selector;
-  entry.info.summary =
-      "picks one after another by score minus lambda times the similarity to what was picked; "
-      "lambda=0 is top_k, bit for bit";
-  entry.info.paper = "Sun et al. 2026 (alpha), arXiv:2605.14292";
-  entry.info.departures =
-      "our reading: the paper's formula is not public. Redundancy is the cosine to the nearest "
-      "picked value; protected tokens are no candidates and do not count";
-  entry.info.scope = "head";
-  entry.info.parameters = {
+std::vector<ParameterInfo> diversity_parameters() {
+  return {
       real_parameter("lambda", 0.5, "0..", "of a standard deviation",
                      "similar tokens are avoided at a higher price"),
       choice_parameter("agg", "max|mean|sum", "similarity to the picked ones, taken together"),
@@ -158,8 +147,27 @@ PieceEntry diversity_entry() {
       choice_parameter("objective", "mmr|fl",
                        "mmr: less the redundancy; fl: plus the gain in facility location"),
       boolean_parameter("unscaled", false, "confirms base_norm=none with lambda above 0")};
+}
+
+std::unique_ptr<Selector> make_diversity(const Arguments& arguments) {
+  return std::make_unique<Diversity>(arguments);
+}
+
+PieceEntry diversity_entry() {
+  PieceEntry entry;
+  entry.info.name = "diversity";
+  entry.info.kind = PieceInfo::Kind::selector;
+  entry.info.summary =
+      "picks one after another by score minus lambda times the similarity to what was picked; "
+      "lambda=0 is top_k, bit for bit";
+  entry.info.paper = "Sun et al. 2026 (alpha), arXiv:2605.14292";
+  entry.info.departures =
+      "our reading: the paper's formula is not public. Redundancy is the cosine to the nearest "
+      "picked value; protected tokens are no candidates and do not count";
+  entry.info.scope = "head";
+  entry.info.parameters = diversity_parameters();
   entry.build = [](const Arguments& arguments, Parts& parts) {
-    parts.selector = std::make_unique<Diversity>(arguments);
+    parts.selector = make_diversity(arguments);
   };
   return entry;
 }

@@ -1,11 +1,16 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "kvscope/methods/pieces.h"
+#include "registry/arguments.h"
 
 namespace kvscope::detail {
 
 std::unique_ptr<Selector> make_top_k();
+/// The parameters of `diversity`, and the selector they describe; presets with it have them too.
+std::vector<ParameterInfo> diversity_parameters();
+std::unique_ptr<Selector> make_diversity(const Arguments& arguments);
 
 }  // namespace kvscope::detail

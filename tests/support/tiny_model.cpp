@@ -101,11 +101,23 @@ std::string norm(Random& random, std::uint64_t size) {
 
 }  // namespace
 
+void add_tiny_tokenizer(GgufWriter& writer) {
+  const Vocabulary vocabulary = make_vocabulary();
+  writer.text("tokenizer.ggml.model", "gpt2");
+  writer.text("tokenizer.ggml.pre", "smollm");
+  writer.texts("tokenizer.ggml.tokens", vocabulary.tokens);
+  writer.texts("tokenizer.ggml.merges", vocabulary.merges);
+  writer.integers("tokenizer.ggml.token_type", vocabulary.types);
+  writer.integer("tokenizer.ggml.bos_token_id", 1);
+  writer.integer("tokenizer.ggml.eos_token_id", 2);
+  writer.flag("tokenizer.ggml.add_bos_token", false);
+  writer.text("tokenizer.chat_template", chat_template);
+}
+
 void write_tiny_model(const std::string& path, const TinyModelOptions& options) {
   const auto hidden = static_cast<std::uint64_t>(options.query_heads * options.head_dim);
   const auto kv = static_cast<std::uint64_t>(options.kv_heads * options.head_dim);
   const auto mlp = static_cast<std::uint64_t>(options.mlp_dim);
-  const Vocabulary vocabulary = make_vocabulary();
   GgufWriter writer;
   writer.text("general.architecture", "llama");
   writer.text("general.name", "tiny");
@@ -121,15 +133,7 @@ void write_tiny_model(const std::string& path, const TinyModelOptions& options) 
   size("rope.dimension_count", options.head_dim);
   writer.real("llama.rope.freq_base", 10000.0f);
   writer.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-  writer.text("tokenizer.ggml.model", "gpt2");
-  writer.text("tokenizer.ggml.pre", "smollm");
-  writer.texts("tokenizer.ggml.tokens", vocabulary.tokens);
-  writer.texts("tokenizer.ggml.merges", vocabulary.merges);
-  writer.integers("tokenizer.ggml.token_type", vocabulary.types);
-  writer.integer("tokenizer.ggml.bos_token_id", 1);
-  writer.integer("tokenizer.ggml.eos_token_id", 2);
-  writer.flag("tokenizer.ggml.add_bos_token", false);
-  writer.text("tokenizer.chat_template", chat_template);
+  add_tiny_tokenizer(writer);
 
   Random random(options.seed);
   const double scale = 1.0 / std::sqrt(static_cast<double>(hidden));

@@ -26,10 +26,11 @@ struct Options {
   bool force = false;
 };
 
-/// Metrics are stored by `decide`; a decision without them is judged here, if the capture allows.
+/// Metrics are stored by `decide`; a decision without them is judged here, if the capture allows. One
+/// that goes on behind the prompt is not: what it attended to there is not in the capture.
 void complete_metrics(const CaptureReader& capture, std::vector<Decision>& decisions) {
   for (Decision& decision : decisions) {
-    if (decision.metrics.empty()) {
+    if (decision.metrics.empty() && decision.tokens <= capture.index().prompt_tokens) {
       std::vector<Decision> one;
       one.push_back(std::move(decision));
       compute_metrics(capture, one, MetricsOptions{});

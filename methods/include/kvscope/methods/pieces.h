@@ -75,6 +75,8 @@ class Scorer {
     (void)request;
     return raw;
   }
+  /// Whether layers share one choice, so that they must hold the same tokens when they are cut again.
+  virtual bool shares_choice() const { return false; }
   /// Why a token kept by score holds its slot; Reason::recent where the score is the position.
   virtual Reason kept_reason() const { return Reason::score; }
 };
