@@ -148,7 +148,7 @@ int show(const Options& options) {
   for (int left = settling_frames; left > 0 && backend->begin_frame(); --left) {
     draw_frame(viewer, *backend);
     if (viewer.busy()) {  // a picture waits for what it is to show
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
       left = settling_frames;
     }
   }
