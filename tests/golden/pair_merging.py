@@ -5,9 +5,10 @@ usage: pair_merging.py data/tiny.gguf pair_merging.json
 Nothing here is shared with kvscope: the model's forward pass, the chunk loop, the ranking of pairs, key weights,
 the commit with its lost tokens, positions from multiplicities and the gradients (torch autograd, float64, the whole
 graph at once) are written from the papers' and the released code's description. Made with torch 2.11.0, gguf 0.19,
-numpy 2. Tolerance of what is compared: kept, merged and dropped tokens equal; key weights 1e-5, logits 2e-4 (the
+numpy 2. Tolerance of what is compared: kept, merged and dropped tokens equal; key weights 1e-5 (1e-3 of
+themselves outside [0, 1]), logits 2e-4 (the
 model under test runs in float32). AsymKV's finished keys are quotients of squared gradients and lose digits in float32
-where both nearly vanish: 2e-4 at the first event, mean 2e-5; 0.05 later, mean 5e-3; its logits 1e-2. `gap` is the smallest relative distance between the last chosen
+where both nearly vanish: 2e-4 at the first event, mean 5e-5; 0.05 later, mean 1e-2; its logits 1e-2. `gap` is the smallest relative distance between the last chosen
 and the first rejected score of a case: far above float32 rounding, so that equality may be asked for.
 """
 
