@@ -14,6 +14,7 @@
 
 #include "kvscope/core/error.h"
 #include "kvscope/kernels/attention_stats.h"
+#include "kvscope/model/tokenizer.h"
 
 namespace kvscope {
 namespace detail {
@@ -110,7 +111,13 @@ void LoadedModel::load_layers(int threads, at::Device device, at::ScalarType dty
 }
 
 const Tokenizer* LoadedModel::tokenizer() const {
-  std::call_once(tokenizer_made_, [this] { tokenizer_ = file_->tokenizer(); });
+  std::call_once(tokenizer_made_, [this] {
+    try {
+      tokenizer_ = file_->tokenizer();
+    } catch (const Error&) {  // the prompt came as ids; whoever needs the texts has been told
+      tokenizer_ = number_tokenizer(shape().vocabulary);
+    }
+  });
   return tokenizer_.get();
 }
 
