@@ -51,8 +51,8 @@ void read_everything(const std::string& path, std::vector<std::string>& findings
     try {
       const Handle dataset = h5::open_dataset(file, name);
       const Handle type(H5Dget_type(dataset), H5Tclose);
-      if (H5Tget_class(type) == H5T_STRING) {
-        continue;  // names and messages
+      if (H5Tget_class(type) == H5T_STRING || H5Tget_class(type) == H5T_COMPOUND) {
+        continue;  // names, messages and tables: read by the file's own reader
       }
       h5::element_type(type, "/" + name);
       std::int64_t infinite = 0;

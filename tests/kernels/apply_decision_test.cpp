@@ -219,16 +219,17 @@ TEST(ApplyDecision, EventsOneByOneEqualAllAtOnce) {
 TEST(ApplyDecision, PositionsFollowTheForm) {
   LayerDecision decision = keep_all();
   remove(decision, 0, {0});
-  fold(decision, {0, 2, 1, 0, .5F, .5F, 1, -1});
+  fold(decision, {0, 4, 3, 0, .5F, .5F, 1, -1});
   const auto positions = [&](CacheForm::Positions rule) {
     CacheForm form;
     form.positions = rule;
     const LayerCache cut = apply_decision(six_tokens(), decision, form);
     return std::vector<int>(cut.slots.position.begin(), cut.slots.position.begin() + 4);
   };
-  EXPECT_THAT(positions(CacheForm::Positions::original), ElementsAre(1, 3, 4, 5));
+  // Slots of tokens 1, 2, 3 (which stands for 3 and 4) and 5: the sum up to a slot, less the first's.
+  EXPECT_THAT(positions(CacheForm::Positions::original), ElementsAre(1, 2, 3, 5));
   EXPECT_THAT(positions(CacheForm::Positions::cache_index), ElementsAre(0, 1, 2, 3));
-  EXPECT_THAT(positions(CacheForm::Positions::multiplicity), ElementsAre(0, 2, 3, 4));
+  EXPECT_THAT(positions(CacheForm::Positions::multiplicity), ElementsAre(0, 1, 3, 4));
 }
 
 TEST(ApplyDecision, HalfPrecisionCachesAreRoundedOnce) {
