@@ -59,7 +59,7 @@ class LayerEvidence {
  private:
   [[noreturn]] at::Tensor no_gradient() const {
     throw Error(ErrorCode::missing_data, "gradients of keys are needed", "evidence",
-                "decide in a live run: kvscope generate, or kvscope capture --method");
+                "decide in a live run: kvscope generate");
   }
 };
 
