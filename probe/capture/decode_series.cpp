@@ -53,10 +53,7 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
   values_ = keys_.clone();
 }
 
-void DecodeSeries::add_layer(int step, int row, const LayerRecord& record) {
-  KVSCOPE_CHECK(row >= 0 && step >= 1 && step <= request_.new_tokens, ErrorCode::failed,
-                "a decode step that the capture was not planned for", "recorder",
-                "plan more with --new-tokens");
+void DecodeSeries::see_tokens(int row, const LayerRecord& record) {
   AttentionStatsOptions options;
   options.scale = index_.shape.attention_scale;
   options.softcap = index_.shape.logit_softcap;
@@ -64,24 +61,73 @@ void DecodeSeries::add_layer(int step, int row, const LayerRecord& record) {
   options.first_query = record.first_query;
   options.columns = false;
   const AttentionStats stats = attention_stats(record.queries, record.keys, record.lse, options);
-  const at::Tensor attention = stats.last_query.to(at::kCPU).contiguous();
   entropy_[row].copy_(stats.entropy.select(1, 0));
   lse_[row].copy_(stats.lse.select(1, 0));
-  const std::int64_t tokens = attention.size(1);
-  sink_mass_[row].copy_(attention.narrow(1, 0, std::min<std::int64_t>(sink_tokens, tokens)).sum(1));
+  const auto tokens = static_cast<int>(record.keys.size(1));
+  put_attention(row, stats.last_query, SlotTable::full(index_.shape.kv_heads, tokens));
+}
+
+/// Entropy as if a merged slot were as many equal tokens.
+void DecodeSeries::see_slots(int row, const LayerRecord& record) {
+  const SlotTable& slots = record.slots;
+  const at::Tensor attention = record.attention.to(at::kCPU, at::kFloat).contiguous();
   for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
-    const float* values = attention.const_data_ptr<float>() + query_head * tokens;
+    const float* p = attention.const_data_ptr<float>() + query_head * attention.size(1);
+    const std::size_t first = slots.cell(index_.shape.kv_head_of(query_head), 0);
+    double entropy = 0;
+    for (int slot = 0; slot < slots.slots; ++slot) {
+      const auto mass = static_cast<double>(p[slot]);
+      const auto count =
+          static_cast<double>(slots.multiplicity[first + static_cast<std::size_t>(slot)]);
+      entropy -= mass > 0 && count > 0 ? mass * std::log(mass / count) : 0;
+    }
+    entropy_[row][query_head].fill_(entropy);
+  }
+  lse_[row].copy_(record.lse.select(1, record.lse.size(1) - 1));
+  put_attention(row, attention, slots);
+}
+
+void DecodeSeries::put_attention(int row, const at::Tensor& masses, const SlotTable& slots) {
+  const at::Tensor attention = masses.to(at::kCPU, at::kFloat).contiguous();
+  for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
+    const int kv_head = index_.shape.kv_head_of(query_head);
+    const float* values = attention.const_data_ptr<float>() + query_head * attention.size(1);
+    const std::int32_t* token = slots.token.data() + slots.cell(kv_head, 0);
+    const int length = slots.length[static_cast<std::size_t>(kv_head)];
+    double sinks = 0;
+    for (int slot = 0; slot < length && token[slot] < sink_tokens; ++slot) {
+      sinks += static_cast<double>(values[slot]);
+    }
+    sink_mass_[row][query_head].fill_(sinks);
+    top_key_[row][query_head].fill_(-1);
+    top_probability_[row][query_head].fill_(std::numeric_limits<float>::quiet_NaN());
     auto* keys = top_key_[row][query_head].mutable_data_ptr<std::int32_t>();
     float* probabilities = top_probability_[row][query_head].mutable_data_ptr<float>();
-    for (const std::int32_t key : largest(values, tokens, decode_top_keys)) {
-      *keys++ = key;
-      *probabilities++ = values[key];
+    for (const std::int32_t slot : largest(values, length, decode_top_keys)) {
+      *keys++ = token[slot];
+      *probabilities++ = values[slot];
     }
   }
-  slots_[row].fill_(static_cast<std::int64_t>(record.keys.size(1)));
+}
+
+void DecodeSeries::add_layer(int step, int row, const LayerRecord& record) {
+  KVSCOPE_CHECK(row >= 0 && step >= 1 && step <= request_.new_tokens, ErrorCode::failed,
+                "a decode step that the capture was not planned for", "recorder",
+                "plan more with --new-tokens");
+  const bool cut = record.slots.slots > 0;
+  if (cut) {
+    see_slots(row, record);
+  } else {
+    see_tokens(row, record);
+  }
   queries_[row].copy_(record.queries.select(1, 0));
-  keys_[row].copy_(record.keys.select(1, record.keys.size(1) - 1));
-  values_[row].copy_(record.values.select(1, record.values.size(1) - 1));
+  for (int kv_head = 0; kv_head < index_.shape.kv_heads; ++kv_head) {
+    const std::int64_t length =
+        cut ? record.slots.length[static_cast<std::size_t>(kv_head)] : record.keys.size(1);
+    slots_[row][kv_head].fill_(length);
+    keys_[row][kv_head].copy_(record.keys[kv_head][length - 1]);
+    values_[row][kv_head].copy_(record.values[kv_head][length - 1]);
+  }
 }
 
 void DecodeSeries::put(const char* name, int step, const at::Tensor& values) {

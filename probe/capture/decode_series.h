@@ -18,6 +18,10 @@ class DecodeSeries {
   void add_step(int step, std::int32_t token, const at::Tensor& logits);
 
  private:
+  void see_tokens(int row, const LayerRecord& record);
+  void see_slots(int row, const LayerRecord& record);
+  /// masses [query_heads, slots]: sinks and the tokens that get most.
+  void put_attention(int row, const at::Tensor& masses, const SlotTable& slots);
   void put(const char* name, int step, const at::Tensor& values);
 
   const CaptureRequest& request_;

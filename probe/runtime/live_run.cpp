@@ -9,6 +9,7 @@
 #include "kvscope/core/error.h"
 #include "kvscope/kernels/apply_decision.h"
 #include "kvscope/model/tokenizer.h"
+#include "layer_record.h"
 #include "layer_statistics.h"
 #include "live_evidence.h"
 #include "observe.h"
@@ -138,13 +139,7 @@ void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, 
     use.observer->layer(seen);
   }
   if (use.recorder != nullptr && use.recorder->wants(seen.layer)) {
-    const LayerRecord record{seen.layer,
-                             input.first_token,
-                             seen.queries,
-                             state.keys().to(at::kFloat),
-                             state.values().to(at::kFloat),
-                             seen.keys_pre_rope,
-                             seen.lse};
+    const LayerRecord record = record_of(seen, state, shape(), input.first_token);
     if (use.decode) {
       use.recorder->decode_layer(step_ + 1, record);
     } else {
@@ -155,9 +150,9 @@ void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, 
 
 at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
   const at::NoGradGuard no_grad;
-  KVSCOPE_CHECK(use.recorder == nullptr || !layers_.front().cut(), ErrorCode::unsupported,
-                "a run whose cache was cut cannot be recorded", "live run",
-                "capture the full run, and decide on the capture");
+  KVSCOPE_CHECK(use.recorder == nullptr || use.decode || !layers_.front().cut(),
+                ErrorCode::unsupported, "a prompt read on a cut cache cannot be recorded",
+                "live run", "record the prompt on a full cache, and the steps on the cut one");
   PassWatch watch;
   watch.stop = options_.stop;
   const bool observed = use.observer != nullptr;

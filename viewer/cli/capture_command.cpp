@@ -2,8 +2,10 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <optional>
 #include <sstream>
 
+#include "captured_method.h"
 #include "command.h"
 #include "console.h"
 #include "kvscope/capture/recorder.h"
@@ -30,6 +32,8 @@ struct Options {
   std::string windows = "32,64";
   std::string layers;
   std::string dtype = "float32";
+  std::string method;
+  std::string keep;
   int chunk = 0;
   bool yes = false;
   CaptureRequest request;
@@ -95,8 +99,13 @@ CaptureState state_after(const Error& error) {
   return full && error.code() == ErrorCode::io ? CaptureState::disk_full : CaptureState::error;
 }
 
-CaptureIndex make_index(const Options& options, const ModelFile& file, const TokenTable& prompt) {
+CaptureIndex make_index(const Options& options, const ModelFile& file, const TokenTable& prompt,
+                        const CapturedMethod* compressed) {
   CaptureIndex index;
+  if (compressed != nullptr) {
+    index.method = compressed->method().text();
+    index.budget = compressed->budget().text();
+  }
   const ModelConfig& config = file.config();
   index.created_by = "kvscope " KVSCOPE_VERSION;
   index.model_name = config.name;
@@ -128,7 +137,8 @@ CaptureIndex make_index(const Options& options, const ModelFile& file, const Tok
 }
 
 /// Generates up to `new_tokens` and records each step; returns the steps taken.
-int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const Options& options) {
+int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const Options& options,
+           CapturedMethod* compressed) {
   int steps = 0;
   Progress progress("decode", "tokens");
   for (int step = 1; step <= options.request.new_tokens; ++step) {
@@ -137,6 +147,9 @@ int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const O
       break;
     }
     run.decode(token, &recorder);
+    if (compressed != nullptr) {
+      compressed->after_step();
+    }
     steps = step;
     progress.update(step, options.request.new_tokens);
   }
@@ -150,22 +163,29 @@ struct Timing {
   double finish = 0;
 };
 
-void print_result(const Options& options, const TokenTable& prompt, int steps, const Timing& time) {
+void print_result(const Options& options, const TokenTable& prompt, int steps, const Timing& time,
+                  const CapturedMethod* compressed) {
   std::error_code failure;
   const auto size = std::filesystem::file_size(options.output, failure);
   const double rate = prompt.prompt_tokens / (time.prefill + time.finish);
   if (options.common.json) {
-    print_json({{"capture", options.output},
-                {"bytes", size},
-                {"profile", profile_name(options.request.profile)},
-                {"prompt_tokens", prompt.prompt_tokens},
-                {"context_tokens", prompt.context_tokens},
-                {"steps", steps},
-                {"load_seconds", time.load},
-                {"prefill_seconds", time.prefill},
-                {"decode_seconds", time.decode},
-                {"finish_seconds", time.finish},
-                {"peak_memory_bytes", peak_memory_bytes()}});
+    nlohmann::json result = {{"capture", options.output},
+                             {"bytes", size},
+                             {"profile", profile_name(options.request.profile)},
+                             {"prompt_tokens", prompt.prompt_tokens},
+                             {"context_tokens", prompt.context_tokens},
+                             {"steps", steps},
+                             {"load_seconds", time.load},
+                             {"prefill_seconds", time.prefill},
+                             {"decode_seconds", time.decode},
+                             {"finish_seconds", time.finish},
+                             {"peak_memory_bytes", peak_memory_bytes()}};
+    if (compressed != nullptr) {
+      result["method"] = compressed->method().text();
+      result["keep"] = compressed->budget().text();
+      result["decision"] = compressed->decision_path();
+    }
+    print_json(result);
     return;
   }
   print(fmt::format(
@@ -173,6 +193,11 @@ void print_result(const Options& options, const TokenTable& prompt, int steps, c
       prompt.prompt_tokens, steps > 0 ? fmt::format(" + {} generated", steps) : "",
       profile_name(options.request.profile), bytes_text(static_cast<std::int64_t>(size)), rate,
       time.load + time.prefill + time.decode + time.finish));
+  if (compressed != nullptr) {
+    print(fmt::format("{}: {} at {}, live; the prompt's planes are the full cache's",
+                      compressed->decision_path(), compressed->method().text(),
+                      compressed->budget().text()));
+  }
 }
 
 void run_capture(Options& options) {
@@ -190,6 +215,12 @@ void run_capture(Options& options) {
   } else {
     options.request.layers = parse_list(options.layers, "--layers", shape.layers);
   }
+  std::optional<CapturedMethod> compressed;
+  if (!options.method.empty()) {
+    const RunPlan plan{shape, file->hash(), prompt.prompt_tokens};
+    compressed.emplace(options.method, options.keep, plan, options.output, options.request.force);
+  }
+  CapturedMethod* const method = compressed ? &*compressed : nullptr;
   choose_profile(options, shape, prompt.prompt_tokens);
   const CapturePrice price =
       price_capture(options.request, shape, prompt.prompt_tokens, cache_type(options.dtype));
@@ -210,26 +241,31 @@ void run_capture(Options& options) {
     progress.update(static_cast<double>(done) * shape.layers + layer,
                     static_cast<double>(total) * shape.layers);
   };
-  const auto run = LiveRun::start(model, prompt, live);
+  auto run = LiveRun::start(model, prompt, live);
   Recorder recorder(
-      options.output, options.request, make_index(options, *file, prompt), prompt,
+      options.output, options.request, make_index(options, *file, prompt, method), prompt,
       [&](int layer) { return model->output_factor(layer); },
       [&](int layer) { return model->output_weights(layer); });
   int steps = 0;
   try {
-    run->prefill(false, &recorder);
+    run->prefill(method != nullptr, &recorder);
     time.prefill = seconds_since(start);
     start = Clock::now();
-    steps = decode(*run, recorder, *tokenizer, options);
+    const auto fresh = [&] { return LiveRun::start(model, prompt, live); };
+    LiveRun& decoded = method == nullptr ? *run : method->begin(std::move(run), fresh);
+    steps = decode(decoded, recorder, *tokenizer, options, method);
     time.decode = seconds_since(start);
     start = Clock::now();
     recorder.finish(steps);
+    if (method != nullptr) {
+      method->write();
+    }
     time.finish = seconds_since(start);
   } catch (const Error& error) {
     recorder.stop(state_after(error), error.message());
     throw;
   }
-  print_result(options, prompt, steps, time);
+  print_result(options, prompt, steps, time, method);
 }
 
 }  // namespace
@@ -246,6 +282,12 @@ void add_capture(Program program) {
   command->add_option("--new-tokens", options->request.new_tokens, "Decode steps to record")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  auto* method = command->add_option("--method", options->method,
+                                     "Decode on the cache this method leaves; its decision is "
+                                     "written beside the capture");
+  auto* keep = command->add_option("--keep", options->keep, "Its budget");
+  method->needs(keep);
+  keep->needs(method);
   command->add_option("--temperature", options->sampling.temperature, "0 = greedy")
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
@@ -284,7 +326,10 @@ void add_capture(Program program) {
       "Examples:\n"
       "  kvscope capture model.gguf -p \"Once upon a time\" -o run.capture.h5\n"
       "  kvscope capture model.gguf -f text.txt --chat --question \"What is the code?\" \\\n"
-      "      --profile full --new-tokens 32 -o run.capture.h5");
+      "      --profile full --new-tokens 32 -o run.capture.h5\n"
+      "  kvscope capture model.gguf -f text.txt --method snapkv --keep 0.2 --new-tokens 32 -o "
+      "cut.capture.h5\n"
+      "      the prompt as the full cache sees it, the steps on the cut cache, and the decision");
   command->callback([options] { run_capture(*options); });
 }
 

@@ -36,6 +36,7 @@ Facts capture_facts(const std::string& path) {
           {"compute_dtype", index.compute_dtype},
           {"attached_to", index.attached_to},
           {"method", index.method},
+          {"budget", index.budget},
           {"profile", profile_name(index.profile)},
           {"capture_hash", index.capture_hash},
           {"layers", index.shape.layers},

@@ -8,6 +8,7 @@
 
 #include "kvscope/capture/request.h"
 #include "kvscope/core/capture_index.h"
+#include "kvscope/core/slots.h"
 #include "kvscope/core/tokens.h"
 
 namespace kvscope {
@@ -21,6 +22,11 @@ struct LayerRecord {
   at::Tensor values;         ///< [kv_heads, first_query + n, head_dim]
   at::Tensor keys_pre_rope;  ///< [kv_heads, n, head_dim] of this pass, or undefined
   at::Tensor lse;            ///< [query_heads, n] or undefined
+  /// Of a decode step on a cache that lost or merged tokens: what its slots stand for (keys and
+  /// values are then [kv_heads, slots, head_dim]) and what the query sees of them,
+  /// [query_heads, slots], the mass of whole slots. Empty and undefined: slot = token.
+  SlotTable slots = {};
+  at::Tensor attention = {};
 };
 
 /// Writes a run down while it happens: reductions on the calling thread, files on a writer thread.
