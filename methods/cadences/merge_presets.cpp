@@ -67,7 +67,7 @@ PieceEntry asymkv_entry() {
   entry.info.name = "asymkv";
   entry.info.summary =
       "reads the prompt in chunks and merges neighbouring slots: keys by squared loss gradients, "
-      "values summed; drops what overlapping pairs leave over";
+      "values summed; drops what overlapping pairs leave over; live runs only";
   entry.info.paper = "Cui and Xu 2025, arXiv:2506.05410; code the-scale-lab/Asymkv 6e844dc";
   entry.info.departures = timing_departures;
   describe_pairs(entry.info);
@@ -87,7 +87,8 @@ PieceEntry kvslimmer_entry() {
   entry.info.name = "kvslimmer";
   entry.info.summary =
       "asymkv with keys weighed by the curvature of the attention output; variant code is the "
-      "released code, paper the published formula, oracle the formula with true gradients";
+      "released code, paper the published formula, oracle the formula with true gradients; live "
+      "runs only";
   entry.info.paper = "Liu et al. 2026, arXiv:2603.00907; code lianjunl13-sudo/KVSlimmer eca7a68";
   entry.info.departures =
       std::string(timing_departures) +

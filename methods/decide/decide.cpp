@@ -67,7 +67,7 @@ class Decider {
         fmt::format("method '{}' cuts while the model runs, and each cut changes what the "
                     "model computes next",
                     method.text()),
-        "decide", "let it decide live: kvscope generate");
+        "decide", "let it decide live: kvscope generate, or kvscope capture --method");
     parts.scorer->check({run_.shape(), run_.model_hash(), run_.tokens().prompt_tokens});
     const Protection protection = parts.scorer->protect_in_run(
         {run_.tokens_seen(), run_.tokens().prompt_tokens, budget.slots_per_head(scope_)});

@@ -24,6 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TOKENS, LONG, LONGEST = 2048, 4096, 8192
 MAPS_LONG_GIB = 21  # what output_attentions needs at LONG tokens
+MERGING = [("kvslimmer:variant=code", "at most 2.1"), ("asymkv", "at most 4.5")]
 METHODS = ["knorm", "snapkv", "observed_attention", "streaming_llm", "h2o:form=prefill_sum", "tova",
            "snapkv:window=32", "pyramidkv", "adakv", "random"]
 
@@ -109,6 +110,8 @@ def measure(bench):
     bench.ours("decide", capture, 5, *METHODS)
     bench.peer("kvpress_decide.py", model, ids, cache, options.rounds)
     bench.ours("ratios", model, bench.ids[LONG], out / "long.capture.h5", 3, tokens=LONG)
+    for method, _ in MERGING:
+        bench.ours("merging", model, bench.ids[LONG], method, 3, tokens=LONG)
     bench.ours("scores", model, bench.ids[LONG], out / "long.capture.h5", tokens=LONG)
     if options.peers and available_gib() > MAPS_LONG_GIB:
         bench.peer("transformers_run.py", "maps", model, bench.ids[LONG], cache, tokens=LONG)
@@ -152,6 +155,12 @@ def rows(bench):
                 yield (f"capture `{profile}`, {tokens} tokens, one process", seconds(get("ratios", f"{profile}_seconds", tokens)),
                        f"our plain prefill {seconds(get('ratios', 'plain_seconds', tokens))}",
                        f"{get('ratios', f'{profile}_ratio', tokens):.2f} × ({aim})")
+    for method, aim in MERGING:
+        name = f"merging.{method}"
+        if get(name):
+            yield (f"{method}, {LONG} tokens in chunks of 512, one process", seconds(get(name)),
+                   f"our plain prefill in chunks {seconds(get(name, 'plain_seconds'))}", f"{get(name, 'ratio'):.2f} × ({aim})")
+            yield f"its peak memory, {LONG} tokens", memory(get(name, "peak_mib")), "", "(at most 3072 MiB)"
     for profile in ("window", "scores"):
         mine, base = get(profile, "peak_mib", TOKENS), get("prefill", "peak_mib", TOKENS)
         yield (f"peak memory of `{profile}`, {TOKENS} tokens", memory(mine), f"our plain prefill {memory(base)}",

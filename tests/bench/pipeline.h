@@ -3,9 +3,13 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include "kvscope/core/tokens.h"
+#include "kvscope/runtime/model.h"
 
 namespace kvscope::bench {
 
@@ -29,5 +33,10 @@ void print(const std::string& name, nlohmann::json values);
 /// in one call, in interleaved rounds.
 void measure_decide(const std::string& capture, const std::vector<std::string>& methods,
                     int threads, int rounds);
+
+/// A method that merges while it reads the prompt, against the plain prefill in chunks of 512: both
+/// in this process, in turns.
+void measure_merging(const std::shared_ptr<const Model>& model, const TokenTable& prompt,
+                     const std::string& text, int rounds);
 
 }  // namespace kvscope::bench

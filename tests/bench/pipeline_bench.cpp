@@ -4,8 +4,9 @@
 //   pipeline_bench load MODEL                   seconds until the model is ready
 //   pipeline_bench prefill MODEL IDS            plain prefill; peak memory of the process
 //   pipeline_bench decode MODEL IDS N DTYPE     milliseconds a token of N behind the prompt
-//   pipeline_bench window|scores MODEL IDS OUT  the same with a capture, first forward to renamed
-//   file pipeline_bench ratios MODEL IDS OUT ROUNDS  the three, interleaved in one process
+//   pipeline_bench window|scores MODEL IDS OUT  the same with a capture, forward to renamed file
+//   pipeline_bench ratios MODEL IDS OUT ROUNDS  the three, interleaved in one process
+//   pipeline_bench merging MODEL IDS METHOD ROUNDS  against a plain prefill in chunks of 512
 //   pipeline_bench decide CAPTURE ROUNDS METHOD...
 //
 // Threads: the environment variable KVSCOPE_BENCH_THREADS, default 2.
@@ -203,6 +204,9 @@ void run(const std::vector<std::string>& words) {
                    std::stoi(arguments.at(1)));
   } else if (mode == "decode") {
     measure_decode(arguments);
+  } else if (mode == "merging") {
+    const Job job = prepare(arguments.at(0), arguments.at(1));
+    measure_merging(job.model, job.prompt, arguments.at(2), std::stoi(arguments.at(3)));
   } else {
     measure_run(mode, arguments);
   }
