@@ -28,6 +28,23 @@ MERGING = [("kvslimmer:variant=code", "at most 2.1"), ("asymkv", "at most 4.5")]
 METHODS = ["knorm", "snapkv", "observed_attention", "streaming_llm", "h2o:form=prefill_sum", "tova",
            "snapkv:window=32", "pyramidkv", "adakv", "random"]
 
+# What, in which type, beside whom and the most it may take of their time.
+SPEED_ROWS = [("prefill", "float32", "transformers SDPA", "transformers.sdpa", "at most 0.91"),
+              ("prefill", "float32", "llama.cpp, Q4_1", "llama.prefill", "at most 0.50"),
+              ("prefill", "float32", "llama.cpp, BF16", "llama.prefill.bfloat16", "at most 0.83"),
+              ("prefill", "bfloat16", "transformers SDPA", "transformers.sdpa_bfloat16", "at most 0.80"),
+              ("decode", "float32", "transformers", "transformers.decode", "at most 0.33"),
+              ("decode", "bfloat16", "llama.cpp, BF16", "llama.decode.bfloat16", "at most 0.91")]
+PREFILL_GFLOP = 580  # of SmolLM2-135M at TOKENS: 435 in its matrices, 145 in causal attention
+WEIGHTS = 134.5e6    # of SmolLM2-135M; each is read once a token
+
+
+def bound(what, dtype, seconds):
+    """How near a cell comes to what bounds it: arithmetic in a prefill, memory in a decode step."""
+    if what == "prefill":
+        return f"{PREFILL_GFLOP / seconds:.0f} GFLOP/s"
+    return f"weights at {WEIGHTS * (4 if dtype == 'float32' else 2) / seconds / 1e9:.0f} GB/s"
+
 
 class Bench:
     """Runs cells and remembers their results by name and token count."""
@@ -101,8 +118,7 @@ def measure(bench):
         bench.peer("transformers_run.py", "load", model, ids, cache)
         bench.ours("prefill", model, ids, tokens=TOKENS)
         bench.peer("transformers_run.py", "sdpa", model, ids, cache, tokens=TOKENS)
-        if options.llama:
-            bench.peer("llama_prefill.py", model, ids, tokens=TOKENS)
+        measure_speed(bench, ids, cache)
         bench.ours("window", model, ids, capture, tokens=TOKENS)
         bench.ours("scores", model, ids, capture, tokens=TOKENS)
         bench.peer("transformers_run.py", "maps", model, ids, cache, tokens=TOKENS)
@@ -117,6 +133,19 @@ def measure(bench):
         bench.peer("transformers_run.py", "maps", model, bench.ids[LONG], cache, tokens=LONG)
     bench.ours("scores", model, bench.ids[LONGEST], out / "longest.capture.h5", tokens=LONGEST)
     picture(bench, capture)
+
+
+def measure_speed(bench, ids, cache):
+    """Decode and bfloat16, one round; llama.cpp on the file as it is and in its fastest form."""
+    options, model = bench.options, bench.options.model
+    if options.llama:
+        bench.peer("llama_run.py", model, ids, tokens=TOKENS)
+        bench.peer("llama_run.py", model, ids, bench.out / "llama-bf16.gguf", tokens=TOKENS)
+    bench.ours("decode", model, ids, 32, "float32", tokens=TOKENS)
+    bench.peer("transformers_run.py", "decode", model, ids, cache, tokens=TOKENS)
+    bench.ours("prefill", model, ids, "bfloat16", tokens=TOKENS)
+    bench.peer("transformers_run.py", "sdpa_bfloat16", model, ids, cache, tokens=TOKENS)
+    bench.ours("decode", model, ids, 32, "bfloat16", tokens=TOKENS)
 
 
 def picture(bench, capture):
@@ -146,9 +175,11 @@ def rows(bench):
 
     plain, get = bench.get("prefill", tokens=TOKENS), bench.get
     yield "model ready from GGUF", seconds(get("load")), f"transformers {seconds(get('transformers.load'))}", "(under 1 s)"
-    for peer, name, aim in (("transformers SDPA", "transformers.sdpa", "at most 1"), ("llama.cpp", "llama.prefill", "at most 0.56")):
-        if get(name):
-            yield f"prefill, {TOKENS} tokens, float32", seconds(plain), f"{peer} {seconds(get(name))}", ratio(plain, get(name), aim)
+    for what, dtype, peer, name, aim in SPEED_ROWS:
+        mine = plain if (what, dtype) == ("prefill", "float32") else get(f"{what}.{dtype}", tokens=TOKENS)
+        if mine and get(name):
+            yield (f"{what}, {'a token after ' if what == 'decode' else ''}{TOKENS} tokens, {dtype}",
+                   f"{seconds(mine)}, {bound(what, dtype, mine)}", f"{peer} {seconds(get(name))}", ratio(mine, get(name), aim))
     for tokens in (TOKENS, LONG):
         for profile, aim in (("window", "at most 1.05"), ("scores", "at most 1.20")):
             if get("ratios", tokens=tokens, key="plain_seconds"):

@@ -2,10 +2,10 @@
 //
 //   pipeline_bench tokens MODEL TEXT N OUT      N token ids of a text, repeated as needed
 //   pipeline_bench load MODEL                   seconds until the model is ready
-//   pipeline_bench prefill MODEL IDS            plain prefill; peak memory of the process
-//   pipeline_bench decode MODEL IDS N DTYPE     milliseconds a token of N behind the prompt
-//   pipeline_bench window|scores MODEL IDS OUT  the same with a capture, forward to renamed file
-//   pipeline_bench ratios MODEL IDS OUT ROUNDS  the three, interleaved in one process
+//   pipeline_bench prefill MODEL IDS [DTYPE]    plain prefill; peak memory of the process
+//   pipeline_bench decode MODEL IDS N DTYPE     seconds a token of N behind the prompt
+//   pipeline_bench window|scores MODEL IDS OUT  prefill with a capture, forward to renamed file
+//   pipeline_bench ratios MODEL IDS OUT ROUNDS  the three prefills, interleaved in one process
 //   pipeline_bench merging MODEL IDS METHOD ROUNDS  against a plain prefill in chunks of 512
 //   pipeline_bench decide CAPTURE ROUNDS METHOD...
 //
@@ -165,15 +165,17 @@ void measure_decode(const std::vector<std::string>& arguments) {
     const std::int32_t token = sample(run->logits(), {}, step);
     times.push_back(seconds([&] { run->decode(token, nullptr); }));
   }
-  print("decode", {{"tokens", job.prompt.size()},
-                   {"dtype", dtype},
-                   {"median_ms", 1e3 * median(times)},
-                   {"least_ms", 1e3 * *std::min_element(times.begin(), times.end())},
-                   {"threads", threads()}});
+  print("decode." + dtype, {{"tokens", job.prompt.size()},
+                            {"seconds", median(times)},
+                            {"least_seconds", *std::min_element(times.begin(), times.end())},
+                            {"peak_mib", peak_memory_mib()},
+                            {"threads", threads()}});
 }
 
 void measure_run(const std::string& mode, const std::vector<std::string>& arguments) {
-  const Job job = prepare(arguments.at(0), arguments.at(1));
+  const bool typed = mode == "prefill" && arguments.size() > 2;
+  const std::string dtype = typed ? arguments[2] : "float32";
+  const Job job = prepare(arguments.at(0), arguments.at(1), dtype);
   if (mode == "ratios") {
     measure_ratios(job, arguments.at(2), std::stoi(arguments.at(3)));
     return;
@@ -185,10 +187,10 @@ void measure_run(const std::string& mode, const std::vector<std::string>& argume
       captured(job.model, job.prompt, parse_profile(mode), arguments.at(2));
     }
   });
-  print(mode, {{"tokens", job.prompt.size()},
-               {"seconds", time},
-               {"peak_mib", peak_memory_mib()},
-               {"threads", threads()}});
+  print(typed ? mode + "." + dtype : mode, {{"tokens", job.prompt.size()},
+                                            {"seconds", time},
+                                            {"peak_mib", peak_memory_mib()},
+                                            {"threads", threads()}});
 }
 
 void run(const std::vector<std::string>& words) {
