@@ -228,7 +228,7 @@ def table(bench):
     peers = sorted({f"{run['name'].split('.')[0]} {run['version']}" for run in bench.runs if "version" in run})
     lines = ["# Benchmark results", "",
              "Written by `./run bench --peers --record`; how each cell is measured stands in `bench.py`. Two threads, CPU, "
-             "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in float32. A difference below about 10 % between two processes "
+             "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in float32 unless said. A difference below about 10 % between two processes "
              "means nothing; ratios taken inside one process are good to a few percent. In brackets: what it should reach.", "",
              f"{datetime.date.today()}, kvscope {commit.stdout.strip() or 'without git'}, {machine()}. "
              f"Peers: {', '.join(peers) or 'none in this run'}. Medians of {bench.options.rounds} interleaved rounds; "
