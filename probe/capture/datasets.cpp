@@ -11,6 +11,16 @@
 namespace kvscope {
 namespace {
 
+/// One layer's plane in chunks of at most 512 KiB that cover its heads evenly: short prompts get
+/// all heads in one, long ones eight heads of 16,384 tokens.
+std::vector<std::int64_t> plane_chunk(std::int64_t heads, std::int64_t tokens) {
+  constexpr std::int64_t most_tokens = 16384;
+  constexpr std::int64_t most_values = 8 * most_tokens;
+  const std::int64_t width = std::clamp<std::int64_t>(tokens, 1, most_tokens);
+  const std::int64_t chunks = (heads * width + most_values - 1) / most_values;
+  return {1, (heads + chunks - 1) / std::max<std::int64_t>(chunks, 1), most_tokens};
+}
+
 /// Collects the specs of one capture; a method for each kind of dataset.
 class SpecList {
  public:
@@ -49,7 +59,7 @@ class SpecList {
     spec.path = "reduce/" + name;
     spec.shape = std::move(extent);
     if (spec.shape.size() == 3) {
-      spec.chunk = {1, 8, 16384};
+      spec.chunk = plane_chunk(spec.shape[1], spec.shape[2]);
     }
     spec.units = units;
     spec.long_name = long_name;

@@ -1,9 +1,7 @@
 #include "kvscope/capture/recorder.h"
 
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/matmul.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/headeronly/version.h>
@@ -16,6 +14,7 @@
 #include "decode_series.h"
 #include "kvscope/core/error.h"
 #include "kvscope/core/log.h"
+#include "kvscope/kernels/projected_norms.h"
 #include "kvscope/storage/capture_reader.h"
 #include "map_reductions.h"
 #include "prefill_statistics.h"
@@ -112,28 +111,17 @@ void Recorder::Impl::put_norms(const LayerRecord& record, int row) {
   const at::Tensor values = record.values.to(at::kCPU, at::kFloat);
   put_plane("key_norm", row, at::linalg_vector_norm(keys, 2, at::IntArrayRef{-1}));
   put_plane("value_norm", row, at::linalg_vector_norm(values, 2, at::IntArrayRef{-1}));
-  const ModelShape& shape = index.shape;
   const at::Tensor factor = output_factor(record.layer).to(at::kCPU, at::kFloat);
-  const std::int64_t group = shape.group_size();
-  const at::Tensor grouped = factor.view({shape.kv_heads, group, shape.head_dim, shape.head_dim});
-  const at::Tensor projected = at::matmul(values.unsqueeze(1), grouped);
-  put_plane("projected_value_norm", row,
-            at::linalg_vector_norm(projected, 2, at::IntArrayRef{-1})
-                .view({shape.query_heads, values.size(1)}));
+  put_plane("projected_value_norm", row, projected_norms(values, factor, 2));
   if (!stores_tensors()) {
     return;
   }
   put_plane("value_norm_l1", row, at::linalg_vector_norm(values, 1, at::IntArrayRef{-1}));
   const at::Tensor weights = output_weights(record.layer).to(at::kCPU, at::kFloat);
-  at::Tensor norms = at::empty({shape.query_heads, values.size(1)}, values.options());
-  for (int query_head = 0; query_head < shape.query_heads; ++query_head) {
-    const at::Tensor rows = at::matmul(values[shape.kv_head_of(query_head)], weights[query_head]);
-    norms[query_head].copy_(at::linalg_vector_norm(rows, 1, at::IntArrayRef{-1}));
-  }
-  put_plane("projected_value_norm_l1", row, norms);
-  const auto dim = static_cast<std::int64_t>(shape.head_dim);
-  thread.put(layer_dataset(record.layer, "output_factor"), {0, 0, 0}, {shape.query_heads, dim, dim},
-             factor);
+  put_plane("projected_value_norm_l1", row, projected_norms(values, weights, 1));
+  const auto dim = static_cast<std::int64_t>(index.shape.head_dim);
+  thread.put(layer_dataset(record.layer, "output_factor"), {0, 0, 0},
+             {index.shape.query_heads, dim, dim}, factor);
 }
 
 void Recorder::Impl::put_windows(const detail::PrefillStatistics& statistics, int row) {

@@ -1,9 +1,7 @@
 #include "live_evidence.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
@@ -13,24 +11,9 @@
 #include "attention_rows.h"
 #include "kvscope/core/error.h"
 #include "kvscope/kernels/attention_stats.h"
+#include "kvscope/kernels/projected_norms.h"
 
 namespace kvscope::detail {
-namespace {
-
-/// L1 norms of v W_O^h of one KV head's values [slots, head_dim] for its query heads, in blocks of
-/// slots, so that [slots, hidden_dim] never exists as a whole.
-at::Tensor absolute_norms(const at::Tensor& values, const at::Tensor& weights) {
-  constexpr std::int64_t block = 256;
-  at::Tensor norms = at::empty({weights.size(0), values.size(0)}, values.options());
-  for (std::int64_t first = 0; first < values.size(0); first += block) {
-    const std::int64_t count = std::min(block, values.size(0) - first);
-    const at::Tensor projected = at::matmul(values.narrow(0, first, count), weights);
-    norms.narrow(1, first, count).copy_(projected.abs().sum(-1));
-  }
-  return norms;
-}
-
-}  // namespace
 
 LiveEvidence::LiveEvidence(std::shared_ptr<const LoadedModel> model, const LayerState& state,
                            const LayerStatistics& statistics, const Moment& moment,
@@ -185,18 +168,7 @@ at::Tensor LiveEvidence::projected_value_norm(int order) const {
   KVSCOPE_CHECK(order == 1 || order == 2, ErrorCode::usage, fmt::format("norm of order {}", order),
                 "projected_value_norm", "use 1 or 2");
   return remembered("projected_value_norm", order, [&] {
-    const int group = shape().group_size();
-    const at::Tensor weights = order == 2 ? output_factor() : output_weights();
-    at::Tensor norms = at::empty({shape().query_heads, slots_.slots}, values().options());
-    for (int kv_head = 0; kv_head < shape().kv_heads; ++kv_head) {
-      const at::Tensor head_values = values().select(0, kv_head);
-      const at::Tensor head_weights = weights.narrow(0, kv_head * group, group);
-      norms.narrow(0, kv_head * group, group)
-          .copy_(order == 1
-                     ? absolute_norms(head_values, head_weights)
-                     : at::linalg_vector_norm(at::matmul(head_values, head_weights), 2, {-1}));
-    }
-    return norms;
+    return projected_norms(values(), order == 2 ? output_factor() : output_weights(), order);
   });
 }
 
