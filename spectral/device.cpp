@@ -67,23 +67,23 @@ class Cusolver final : public EigenSolver {
  public:
   explicit Cusolver(int device) : device_(device) {}
   const char* name() const override { return "cuSOLVER XsyevBatched"; }
-  std::vector<double> values(AlignedDoubles upper, int n) const override {
+  std::vector<double> values(AlignedDoubles lower, int n) const override {
     std::vector<double> found(static_cast<std::size_t>(n));
     std::int32_t converged = 0;
     std::array<char, 256> text{};
-    const int status = library().eigenvalues(device_, n, 1, upper.data(), found.data(), &converged,
+    const int status = library().eigenvalues(device_, n, 1, lower.data(), found.data(), &converged,
                                              text.data(), static_cast<std::int64_t>(text.size()));
     KVSCOPE_CHECK(status == 0, ErrorCode::failed, text.data(), "cuSOLVER",
                   "pass --device cpu, or free memory of the device");
     return converged != 0 ? found : std::vector<double>();
   }
-  std::vector<std::vector<double>> batch(const AlignedDoubles& uppers, int n,
+  std::vector<std::vector<double>> batch(const AlignedDoubles& lowers, int n,
                                          int count) const override {
     std::vector<double> found(static_cast<std::size_t>(n) * static_cast<std::size_t>(count));
     std::vector<std::int32_t> converged(static_cast<std::size_t>(count));
     std::array<char, 256> text{};
     const int status =
-        library().eigenvalues(device_, n, count, uppers.data(), found.data(), converged.data(),
+        library().eigenvalues(device_, n, count, lowers.data(), found.data(), converged.data(),
                               text.data(), static_cast<std::int64_t>(text.size()));
     KVSCOPE_CHECK(status == 0, ErrorCode::failed, text.data(), "cuSOLVER",
                   "pass --device cpu, or free memory of the device");

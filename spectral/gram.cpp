@@ -11,29 +11,29 @@ namespace {
 constexpr std::size_t panel_doubles = std::size_t{2} << 20;  // 16 MiB: an eighth of 4096 x 4096
 constexpr int block = 192;  // columns of the result at a time, so that half of it is never computed
 
-/// Adds P P^T (`columns` long rows) or P^T P of a tight row-major panel to the upper triangle.
+/// Adds P P^T (`columns` long rows) or P^T P of a tight row-major panel to the lower triangle.
 void add_panel(const double* panel, int rows, int columns, GramSide side, double* out) {
   const int n = side == GramSide::rows ? rows : columns;
   const int k = side == GramSide::rows ? columns : rows;
   for (int first = 0; first < n; first += block) {
     const int width = std::min(block, n - first);
-    double* c = out + cells(first, n);
+    double* c = out + cells(first, n) + first;
     if (side == GramSide::rows) {
-      multiply_add({true, false, first + width, width, k, panel, columns,
-                    panel + cells(first, columns), columns, c, n});
+      const double* from = panel + cells(first, columns);
+      multiply_add({true, false, n - first, width, k, from, columns, from, columns, c, n});
     } else {
-      multiply_add(
-          {false, true, first + width, width, k, panel, columns, panel + first, columns, c, n});
+      const double* from = panel + first;
+      multiply_add({false, true, n - first, width, k, from, columns, from, columns, c, n});
     }
   }
 }
 
-/// What a column block computes below the diagonal is not part of the answer.
-void clear_below(AlignedDoubles& matrix, int n) {
+/// What a column block computes above the diagonal is not part of the answer.
+void clear_above(AlignedDoubles& matrix, int n) {
   for (int column = 0; column < n; ++column) {
-    const int last = std::min(n, (column / block + 1) * block);
-    std::fill(matrix.data() + cells(column, n) + column + 1,
-              matrix.data() + cells(column, n) + last, 0.0);
+    const int first = column / block * block;
+    std::fill(matrix.data() + cells(column, n) + first, matrix.data() + cells(column, n) + column,
+              0.0);
   }
 }
 
@@ -91,7 +91,7 @@ AlignedDoubles gram(const WeightView& w, GramSide side) {
       add_panel(panel.data(), size, n, side, result.data());
     }
   }
-  clear_below(result, n);
+  clear_above(result, n);
   return result;
 }
 
@@ -108,7 +108,7 @@ AlignedDoubles cross_gram(const WeightView& a, const WeightView& b) {
 
 void mirror(AlignedDoubles& matrix, int n) {
   for (int column = 0; column < n; ++column) {
-    for (int row = column + 1; row < n; ++row) {
+    for (int row = 0; row < column; ++row) {
       matrix[cells(column, n) + static_cast<std::size_t>(row)] =
           matrix[cells(row, n) + static_cast<std::size_t>(column)];
     }
@@ -119,18 +119,18 @@ AlignedDoubles diagonal_block(const AlignedDoubles& matrix, int n, int first, in
   AlignedDoubles result(cells(size, size));
   for (int column = 0; column < size; ++column) {
     const double* source = matrix.data() + cells(first + column, n) + first;
-    std::copy(source, source + column + 1, result.data() + cells(column, size));
+    std::copy(source + column, source + size, result.data() + cells(column, size) + column);
   }
   mirror(result, size);
   return result;
 }
 
-Moments moments(const AlignedDoubles& upper, int n) {
+Moments moments(const AlignedDoubles& lower, int n) {
   Moments sums;
   for (int column = 0; column < n; ++column) {
-    const double* values = upper.data() + cells(column, n);
+    const double* values = lower.data() + cells(column, n);
     double off = 0;
-    for (int row = 0; row < column; ++row) {
+    for (int row = column + 1; row < n; ++row) {
       off += values[row] * values[row];
     }
     sums.trace += values[column];

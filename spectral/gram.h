@@ -30,7 +30,7 @@ void widen(const WeightView& w, int first_row, int rows, int first_column, int c
 /// Which side of W [rows, columns] the Gram matrix has: W W^T or W^T W.
 enum class GramSide { rows, columns };
 
-/// Upper triangle of the Gram matrix of `w`, column-major [n, n] with n = rows or columns; below
+/// Lower triangle of the Gram matrix of `w`, column-major [n, n] with n = rows or columns; above
 /// the diagonal it stays zero and costs no memory. W is widened in panels, never whole. On the
 /// calling thread alone.
 AlignedDoubles gram(const WeightView& w, GramSide side);
@@ -38,17 +38,17 @@ AlignedDoubles gram(const WeightView& w, GramSide side);
 /// A B^T of two row blocks over the same columns: column-major [a.rows, b.rows].
 AlignedDoubles cross_gram(const WeightView& a, const WeightView& b);
 
-/// Copies the upper triangle below the diagonal.
+/// Copies the lower triangle above the diagonal.
 void mirror(AlignedDoubles& matrix, int n);
 
-/// Diagonal block [first, first + size) of a matrix whose upper triangle is given, mirrored.
+/// Diagonal block [first, first + size) of a matrix whose lower triangle is given, mirrored.
 AlignedDoubles diagonal_block(const AlignedDoubles& matrix, int n, int first, int size);
 
-/// Trace and squared Frobenius norm of a symmetric matrix given by its upper triangle.
+/// Trace and squared Frobenius norm of a symmetric matrix given by its lower triangle.
 struct Moments {
   double trace = 0;
   double square = 0;
 };
-Moments moments(const AlignedDoubles& upper, int n);
+Moments moments(const AlignedDoubles& lower, int n);
 
 }  // namespace kvscope::spectral

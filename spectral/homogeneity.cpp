@@ -143,12 +143,34 @@ class LayerTask {
   }
 
  private:
+  /// Squared Frobenius norm of each head of W diag(g), g the gain of the norm before it; NaN where
+  /// a norm stands behind: then the output's energy says nothing about the weights.
+  static std::vector<double> folded_energy(const spectral::ProjectionWeights& weights,
+                                           const spectral::ProjectionLayout& layout) {
+    std::vector<double> energy(static_cast<std::size_t>(layout.heads), nan);
+    if (!weights.usable() || !weights.sliced(layout) || !weights.row_factor.empty()) {
+      return energy;
+    }
+    for (int head = 0; head < layout.heads; ++head) {
+      const spectral::WeightView view = weights.head(layout, head);
+      AlignedDoubles wide(cells(view.rows, view.columns));
+      spectral::widen(view, 0, view.rows, 0, view.columns, wide.data());
+      double sum = 0;
+      for (std::size_t i = 0; i < wide.size(); ++i) {
+        sum += wide[i] * wide[i];
+      }
+      energy[static_cast<std::size_t>(head)] = std::ldexp(sum, 2 * weights.exponent);
+    }
+    return energy;
+  }
+
   /// W with the gain of the norm behind it, which the captured rows have; the norm's own scalar
   /// cancels in a cosine.
-  spectral::ProjectionWeights basis_weights(const spectral::ProjectionLayout& layout) const {
+  spectral::ProjectionWeights basis_weights(const spectral::ProjectionLayout& layout) {
     SpectralOptions options = weights_options_;
     options.gain_folded = true;
     spectral::ProjectionWeights weights = spectral::load_weights(model_, layer_, layout, options);
+    folded_energy_ = folded_energy(weights, layout);
     weights.column_factor.clear();
     return weights;
   }
@@ -209,6 +231,11 @@ class LayerTask {
           std::fill(list->begin(), list->end(), nan);
         }
       }
+      result.gain.push_back(s.mean_square / folded_energy_[static_cast<std::size_t>(head)]);
+      result.lags.emplace_back();
+      for (const int lag : options_.lags) {
+        result.lags.back().push_back(spectral::lagged_cosine(view, lag));
+      }
       result.heads.push_back(std::move(s));
     }
     Rows joined = side_by_side(rows);
@@ -232,6 +259,7 @@ class LayerTask {
   SpectralOptions weights_options_;
   std::vector<spectral::EigenPairs> head_bases_;
   spectral::EigenPairs layer_basis_;
+  std::vector<double> folded_energy_;  ///< [heads] of the projection at hand
 };
 
 void check_same_model(const ModelFile& model, const CaptureReader& capture,
@@ -301,7 +329,7 @@ void add_homogeneity(const ModelFile& model, const CaptureReader& capture,
   if (failure) {
     std::rethrow_exception(failure);
   }
-  const spectral::CorpusInfo info = {options.corpus, options.skip_first, &capture};
+  const spectral::CorpusInfo info = {options.corpus, options.skip_first, options.lags, &capture};
   spectral::fill_homogeneity(results, info, options.post_rope, spectrum);
 }
 

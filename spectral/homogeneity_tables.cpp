@@ -61,19 +61,22 @@ constexpr List lists[] = {
     {"mode_persistence", "lag-1 persistence of a mode", "rho_i = E z_i(t) z_i(t+1) / E z_i^2",
      &TokenStatistics::persistence},
     {"mode_mean2", "share of the common direction in a mode", "(E z_i)^2 / E |y|^2",
-     &TokenStatistics::mean_square_share}};
+     &TokenStatistics::mean_square_share},
+    {"eigenvalues_output", "spectrum of the data-weighted projection, descending",
+     "eigenvalues of E y y^T", &TokenStatistics::output_eigenvalues}};
 
 /// The tables of one projection of one corpus.
 class CorpusTables {
  public:
   CorpusTables(const std::vector<LayerHomogeneity>& results, Phase phase, int p,
-               const std::string& group, Spectrum& spectrum)
+               const std::string& group, const std::vector<int>& lags, Spectrum& spectrum)
       : results_(results),
         phase_(phase),
         p_(static_cast<std::size_t>(p)),
         prefix_(group + "/" + projection_names[static_cast<std::size_t>(p)] + "/"),
         heads_(p == 0 ? spectrum.query_heads : spectrum.kv_heads),
         layers_(static_cast<int>(results.size())),
+        lags_(lags),
         spectrum_(spectrum) {}
 
   void fill() {
@@ -104,10 +107,30 @@ class CorpusTables {
     rows(by_head("second_order", {5}, {"term"}, "terms of the second-order prediction",
                  "tr C^2, tr C Gs, |Gamma|_F^2, mu C mu, mu Gs mu; over A^2"),
          [](const TokenStatistics& s) { return copy(s.traces); });
+    spectrum_.tables[prefix_ + "eigenvalues_output"].units = "activation^2";
+    fill_gain_and_lags();
     fill_layer();
   }
 
  private:
+  void fill_gain_and_lags() {
+    SpectrumTable& gain = by_head(
+        "gain_ratio", {}, {}, "output energy over that of the weights; 1 for isotropic input",
+        "E |y|^2 / |W diag(g)|_F^2, g the gain of the norm before; a bias is in y");
+    SpectrumTable& lags =
+        by_head("cos_lag_mean", {static_cast<int>(lags_.size())}, {"lag"},
+                "mean cosine of tokens at a distance", "mean_t cos(y_t, y_{t+lag})");
+    spectrum_.attributes[prefix_ + "cos_lag_mean"]["lags"] =
+        std::vector<double>(lags_.begin(), lags_.end());
+    for (int row = 0; row < layers_; ++row) {
+      for (std::size_t head = 0; head < at(row).heads.size(); ++head) {
+        const std::size_t place = static_cast<std::size_t>(row * heads_) + head;
+        gain.values[place] = at(row).gain[head];
+        copy_row(at(row).lags[head], lags, place, lags_.size());
+      }
+    }
+  }
+
   template <std::size_t n>
   static std::vector<double> copy(const std::array<double, n>& values) {
     return {values.begin(), values.end()};
@@ -177,6 +200,7 @@ class CorpusTables {
   std::string prefix_;
   int heads_;
   int layers_;
+  const std::vector<int>& lags_;
   Spectrum& spectrum_;
 };
 
@@ -244,7 +268,7 @@ void fill_homogeneity(const std::vector<LayerHomogeneity>& results, const Corpus
                       bool post_rope, Spectrum& spectrum) {
   const std::string group = "homogeneity/" + corpus.name;
   for (int p = 0; p < 3; ++p) {
-    CorpusTables(results, &LayerHomogeneity::before, p, group, spectrum).fill();
+    CorpusTables(results, &LayerHomogeneity::before, p, group, corpus.lags, spectrum).fill();
     fill_input_alignment(group, p, spectrum);
   }
   describe(results, &LayerHomogeneity::before, corpus, group, "pre", spectrum);
@@ -253,7 +277,7 @@ void fill_homogeneity(const std::vector<LayerHomogeneity>& results, const Corpus
   }
   const std::string rotated = group + "_post_rope";
   for (int p = 0; p < 3; ++p) {
-    CorpusTables(results, &LayerHomogeneity::after, p, rotated, spectrum).fill();
+    CorpusTables(results, &LayerHomogeneity::after, p, rotated, corpus.lags, spectrum).fill();
     if (p == 2) {
       continue;
     }

@@ -16,6 +16,8 @@ namespace kvscope::spectral {
 /// One projection of one layer.
 struct HeadHomogeneity {
   std::vector<TokenStatistics> heads;
+  std::vector<std::vector<double>> lags;  ///< [head][lag]: mean cosine at that distance
+  std::vector<double> gain;   ///< [head]: E|y|^2 / |W diag(g)|_F^2; NaN where it is not one
   TokenStatistics layer;      ///< of all heads side by side; modes only if a basis was found
   double skipped_cosine = 0;  ///< of the tokens left out at the start, heads side by side
 };
@@ -30,6 +32,7 @@ struct LayerHomogeneity {
 struct CorpusInfo {
   std::string name;
   int skip_first = 0;
+  std::vector<int> lags;
   const CaptureReader* capture = nullptr;
 };
 

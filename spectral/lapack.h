@@ -28,11 +28,11 @@ class EigenSolver {
  public:
   virtual ~EigenSolver() = default;
   virtual const char* name() const = 0;
-  /// Eigenvalues in any order of the symmetric column-major [n, n] matrix whose upper triangle is
+  /// Eigenvalues in any order of the symmetric column-major [n, n] matrix whose lower triangle is
   /// given; what it was given is consumed. Empty if it does not converge.
-  virtual std::vector<double> values(AlignedDoubles upper, int n) const = 0;
+  virtual std::vector<double> values(AlignedDoubles lower, int n) const = 0;
   /// The same for `count` matrices one after another: one by one unless the library has better.
-  virtual std::vector<std::vector<double>> batch(const AlignedDoubles& uppers, int n,
+  virtual std::vector<std::vector<double>> batch(const AlignedDoubles& lowers, int n,
                                                  int count) const;
 };
 
@@ -40,7 +40,7 @@ class EigenSolver {
 const EigenSolver& lapack_solver();
 /// Eigen's tridiagonalisation and QR.
 const EigenSolver& eigen_solver();
-/// Eigen up to n = 256, LAPACK above: measured, specs/spectral.md 6.1.
+/// Eigen up to n = 128, LAPACK above: measured.
 const EigenSolver& cpu_solver();
 /// "MKL (libtorch_cpu)", "OpenBLAS", ... or "Eigen".
 const char* blas_name();

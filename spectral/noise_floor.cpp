@@ -50,10 +50,15 @@ double group_error(std::span<const float> weights, int columns, const GroupType&
     for (std::size_t first = 0; first < width; first += static_cast<std::size_t>(type.size)) {
       const auto block = weights.subspan(
           row + first, std::min<std::size_t>(static_cast<std::size_t>(type.size), width - first));
-      const auto [low, high] = std::minmax_element(block.begin(), block.end());
+      float low = block.front();
+      float high = block.front();
+      for (const float value : block) {  // as the compiler vectorises it
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+      }
       const double range = type.symmetric
-                               ? static_cast<double>(std::max(std::abs(*low), std::abs(*high)))
-                               : static_cast<double>(*high) - static_cast<double>(*low);
+                               ? static_cast<double>(std::max(std::abs(low), std::abs(high)))
+                               : static_cast<double>(high) - static_cast<double>(low);
       const double step = range / type.steps;
       squares += step * step * static_cast<double>(block.size());
     }

@@ -85,6 +85,11 @@ PowerLaw fit_power_law(std::span<const double> eigenvalues, double negligible) {
 }
 
 double bulk_median(double c) {
+  thread_local double last = nan;  // the matrices of a model have few shapes
+  thread_local double last_median = nan;
+  if (c == last) {
+    return last_median;
+  }
   double reached = 0;
   double before = 0;
   double median = nan;
@@ -96,6 +101,8 @@ double bulk_median(double c) {
     }
     before = x;
   });
+  last = c;
+  last_median = median;
   return median;
 }
 

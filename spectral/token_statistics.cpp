@@ -135,6 +135,12 @@ void describe_moments(const Pairs& pairs, int channels, TokenStatistics& s) {
       mu[i] += (pairs.first[at] + pairs.second[at]) / (2 * n);
     }
   }
+  AlignedDoubles second_moment(cells(channels, channels));
+  for (std::size_t i = 0; i < width * width; ++i) {
+    second_moment[i] = c[i] / (2 * n);
+  }
+  s.output_eigenvalues = symmetric_eigen(second_moment, channels).values;
+  s.output_eigenvalues.resize(width, nan);  // empty where it does not converge
   double mean_square = 0;
   double trace = 0;
   double lagged = 0;
@@ -204,7 +210,8 @@ TokenStatistics nothing(int modes, int dropped) {
                         &s.first_order, &s.second_order, &s.mean_square, &s.neighbour_rank_corr}) {
     *value = nan;
   }
-  for (auto* list : {&s.contribution, &s.energy, &s.persistence, &s.mean_square_share}) {
+  for (auto* list :
+       {&s.contribution, &s.energy, &s.persistence, &s.mean_square_share, &s.output_eigenvalues}) {
     list->assign(static_cast<std::size_t>(modes), nan);
   }
   return s;
@@ -265,6 +272,21 @@ TokenStatistics mode_statistics(const TokenRows& rows, const AlignedDoubles& bas
     describe_modes(pairs, rows.channels, basis, modes, s);
   }
   return s;
+}
+
+double lagged_cosine(const TokenRows& rows, int lag) {
+  const std::vector<double> norm = norms(rows);
+  double sum = 0;
+  int pairs = 0;
+  for (int t = 0; t + lag < rows.tokens; ++t) {
+    const double product =
+        norm[static_cast<std::size_t>(t)] * norm[static_cast<std::size_t>(t + lag)];
+    if (!std::isnan(product)) {
+      sum += dot(row(rows, t), row(rows, t + lag), rows.channels) / product;
+      ++pairs;
+    }
+  }
+  return pairs > 0 ? sum / pairs : nan;
 }
 
 void rotate_back(double* rows, int tokens, int channels, const std::int32_t* positions,

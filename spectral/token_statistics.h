@@ -39,7 +39,8 @@ struct TokenStatistics {
   std::vector<double> contribution;  ///< c_i, sums to cos_mean
   std::vector<double> energy;        ///< e_i, sums to 1
   std::vector<double> persistence;   ///< rho_i
-  std::vector<double> mean_square_share;  ///< (E z_i)^2 / A
+  std::vector<double> mean_square_share;   ///< (E z_i)^2 / A
+  std::vector<double> output_eigenvalues;  ///< of E y y^T, descending, sum to A
 };
 
 /// All statistics of one head; `basis` is column-major [channels, channels], orthonormal.
@@ -51,6 +52,10 @@ TokenStatistics mode_statistics(const TokenRows& rows, const AlignedDoubles& bas
 
 /// Mean cosine of as many seeded random pairs of different rows as there are adjacent ones.
 double shuffled_cosine(const TokenRows& rows, std::uint64_t seed);
+
+/// Mean cosine of y_t and y_{t+lag} over the pairs where both are finite and not zero; NaN if there
+/// are none.
+double lagged_cosine(const TokenRows& rows, int lag);
 
 /// Rotates row t of [tokens, channels] by -positions[t]: undoes RoPE. Pairs are half-split over the
 /// first 2 * frequency.size() channels; `factor` is the attention factor that scaled them.

@@ -109,7 +109,7 @@ __attribute__((visibility("default"))) int32_t kvscope_cusolver_eigenvalues(
   std::size_t host_bytes = 0;
   if (failed(cusolverDnXsyevBatched_bufferSize(
                  context.handle, context.parameters, CUSOLVER_EIG_MODE_NOVECTOR,
-                 CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a.as<double>(), n, CUDA_R_64F,
+                 CUBLAS_FILL_MODE_LOWER, n, CUDA_R_64F, a.as<double>(), n, CUDA_R_64F,
                  w.as<double>(), CUDA_R_64F, &device_bytes, &host_bytes, batch),
              "cusolverDnXsyevBatched_bufferSize")) {
     return 1;
@@ -119,7 +119,7 @@ __attribute__((visibility("default"))) int32_t kvscope_cusolver_eigenvalues(
   std::vector<int> states(count);
   if (failed(workspace.allocate(device_bytes), "work space") ||
       failed(cusolverDnXsyevBatched(context.handle, context.parameters, CUSOLVER_EIG_MODE_NOVECTOR,
-                                    CUBLAS_FILL_MODE_UPPER, n, CUDA_R_64F, a.as<double>(), n,
+                                    CUBLAS_FILL_MODE_LOWER, n, CUDA_R_64F, a.as<double>(), n,
                                     CUDA_R_64F, w.as<double>(), CUDA_R_64F, workspace.as<void>(),
                                     device_bytes, host_workspace.data(), host_bytes, info.as<int>(),
                                     batch),

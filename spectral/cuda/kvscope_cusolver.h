@@ -17,7 +17,7 @@ int32_t kvscope_cusolver_abi(void);
 int32_t kvscope_cusolver_devices(char* error, int64_t error_size);
 
 /* Eigenvalues, ascending, of `batch` symmetric column-major matrices [n, n] one after another,
-   upper triangles given, all on the host: values [batch, n]. `converged` [batch] is 1 or 0. Returns
+   lower triangles given, all on the host: values [batch, n]. `converged` [batch] is 1 or 0. Returns
    0, or nonzero with a message in `error`. */
 int32_t kvscope_cusolver_eigenvalues(int32_t device, int32_t n, int32_t batch,
                                      const double* matrices, double* values, int32_t* converged,

@@ -184,6 +184,7 @@ class Homogeneity : public ::testing::Test {
     HomogeneityOptions options;
     options.corpus = "notes";
     options.threads = threads;
+    options.lags = {1, 3};
     add_homogeneity(model_, capture, options, s);
     return s;
   }
@@ -209,6 +210,31 @@ TEST_F(Homogeneity, MeasuresWhatWasCaptured) {
   }
   EXPECT_EQ(table(s, "homogeneity/notes/k/n_pairs").values[0], tokens - 5);
   EXPECT_EQ(table(s, "homogeneity/notes/q/n_pairs").values[0], tokens - first_query - 1);
+}
+
+TEST_F(Homogeneity, LagsGainAndOutputSpectrum) {
+  const MadeCapture made(model_, model_.hash());
+  const Spectrum s = analysed(made.open());
+  const SpectrumTable& lags = table(s, "homogeneity/notes/k/cos_lag_mean");
+  ASSERT_EQ(lags.shape, (std::vector<int>{layers, kv_heads, 2}));
+  EXPECT_EQ(s.attributes.at("homogeneity/notes/k/cos_lag_mean").at("lags"),
+            SpectrumAttribute(std::vector<double>{1, 3}));
+  const SpectrumTable& adjacent = table(s, "homogeneity/notes/k/cos_adj_mean");
+  const SpectrumTable& square = table(s, "homogeneity/notes/k/mean_square");
+  const SpectrumTable& output = table(s, "homogeneity/notes/k/eigenvalues_output");
+  for (std::size_t head = 0; head < adjacent.values.size(); ++head) {
+    EXPECT_NEAR(lags.values[2 * head], adjacent.values[head], 1e-12);
+    EXPECT_LT(lags.values[2 * head + 1], lags.values[2 * head]) << "inputs forget by 0.7 a step";
+    EXPECT_NEAR(table(s, "homogeneity/notes/k/gain_ratio").values[head] *
+                    table(s, "metrics/head/k/fro2").values[head],
+                square.values[head], 1e-9 * square.values[head]);
+    double trace = 0;
+    for (std::size_t mode = head * dim; mode < (head + 1) * dim; ++mode) {
+      EXPECT_TRUE(mode == head * dim || output.values[mode] <= output.values[mode - 1]);
+      trace += output.values[mode];
+    }
+    EXPECT_NEAR(trace, square.values[head], 1e-9 * square.values[head]);
+  }
 }
 
 TEST_F(Homogeneity, ContributionsAddUpByHeadAndLayer) {

@@ -119,14 +119,14 @@ TEST(Solvers, GramMatrixOfBothSidesOverManyPanels) {
   for (int k = 0; k < 130; ++k) {
     expected += entry(3, k) * entry(17, k);
   }
-  EXPECT_NEAR(rows[17 * 30 + 3], expected, 1e-12);
-  EXPECT_EQ(rows[3 * 30 + 17], 0) << "only the upper triangle, column-major";
+  EXPECT_NEAR(rows[3 * 30 + 17], expected, 1e-12);
+  EXPECT_EQ(rows[17 * 30 + 3], 0) << "only the lower triangle, column-major";
   expected = 0;
   for (int k = 0; k < 30; ++k) {
     expected += entry(k, 100) * entry(k, 120);
   }
-  EXPECT_NEAR(columns[120 * 130 + 100], expected, 1e-12);
-  EXPECT_EQ(columns[100 * 130 + 120], 0);
+  EXPECT_NEAR(columns[100 * 130 + 120], expected, 1e-12);
+  EXPECT_EQ(columns[120 * 130 + 100], 0);
 }
 
 /// Never converges above a size; below it, Eigen.
@@ -134,8 +134,8 @@ class Stubborn final : public EigenSolver {
  public:
   explicit Stubborn(int up_to) : up_to_(up_to) {}
   const char* name() const override { return "stubborn"; }
-  std::vector<double> values(AlignedDoubles upper, int n) const override {
-    return n > up_to_ ? std::vector<double>() : eigen_solver().values(std::move(upper), n);
+  std::vector<double> values(AlignedDoubles lower, int n) const override {
+    return n > up_to_ ? std::vector<double>() : eigen_solver().values(std::move(lower), n);
   }
 
  private:
@@ -146,8 +146,8 @@ class Stubborn final : public EigenSolver {
 class Wrong final : public EigenSolver {
  public:
   const char* name() const override { return "wrong"; }
-  std::vector<double> values(AlignedDoubles upper, int n) const override {
-    std::vector<double> values = eigen_solver().values(std::move(upper), n);
+  std::vector<double> values(AlignedDoubles lower, int n) const override {
+    std::vector<double> values = eigen_solver().values(std::move(lower), n);
     values.front() += 1e-3;
     return values;
   }

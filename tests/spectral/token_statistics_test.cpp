@@ -107,6 +107,12 @@ TEST(TokenStatistics, ByHand) {
   EXPECT_NEAR(s.mean_square, 2.25, 1e-15);
   EXPECT_NEAR(s.first_order, 1.5 / 2.25, 1e-15);
   EXPECT_NEAR(s.cos_std, 0, 1e-15);
+  // Second moments of the four rows of pairs: [[3, 2], [2, 6]] / 4, eigenvalues (9 +- 5) / 8.
+  EXPECT_NEAR(s.output_eigenvalues[0], 1.75, 1e-15);
+  EXPECT_NEAR(s.output_eigenvalues[1], 0.5, 1e-15);
+  EXPECT_NEAR(lagged_cosine({rows.data(), 3, 2}, 1), s.cos_mean, 1e-15);
+  EXPECT_NEAR(lagged_cosine({rows.data(), 3, 2}, 2), 0, 1e-15);
+  EXPECT_TRUE(std::isnan(lagged_cosine({rows.data(), 3, 2}, 3)));
 }
 
 TEST(TokenStatistics, ZeroAndNonFiniteRowsAreLeftOut) {

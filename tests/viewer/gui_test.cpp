@@ -117,6 +117,27 @@ TEST(Gui, PictureHasItsSizeAndManyColours) {
   EXPECT_THROW(write_png("/no/such/folder/x.png", pixels), Error);
 }
 
+TEST(Gui, OnePanelFillsThePicture) {
+  for (const Panel* panel : panels_named({"all"})) {
+    Session session(false);
+    session.viewer().show_only(panel);
+    session.frames(4);
+    const ImGuiWindow* window = ImGui::FindWindowByName("##only");
+    ASSERT_NE(window, nullptr) << panel->title;
+    EXPECT_EQ(window->Size.x, 800) << panel->title;
+    EXPECT_EQ(window->Size.y, 600) << panel->title;
+    EXPECT_EQ(ImGui::FindWindowByName("kvscope"), nullptr) << "no header beside it";
+  }
+}
+
+TEST(Gui, PanelsAreFoundByTitleOrSlug) {
+  EXPECT_EQ(panels_named({"Layer × token", "layer-token"}).size(), 1u) << "each once";
+  EXPECT_EQ(panel_slug(*panels_named({"a against b: difference"})[0]), "a-against-b-difference");
+  EXPECT_EQ(panels_named({"spectra"}).size(), 14u);
+  EXPECT_EQ(panels_named({"all"}).size(), panels().size());
+  EXPECT_THROW(panels_named({"spectrogram"}), Error);
+}
+
 TEST(Gui, TheSameSceneGivesTheSamePicture) {
   std::vector<std::uint8_t> first;
   for (int round = 0; round < 2; ++round) {

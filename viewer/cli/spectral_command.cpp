@@ -178,6 +178,12 @@ void add_token_options(CLI::App& command, Options& options) {
                   "Tokens left out at the start of the sequence")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  command
+      .add_option("--lags", options.homogeneity.lags,
+                  "Distances of the mean cosine over tokens, e.g. 1,2,4,8")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command.add_flag("--no-post-rope", options.no_post_rope, "Only before RoPE");
   command.add_option("--decision", options.decisions,
                      "D.decision.h5 on that capture: predicted and actual merge loss");

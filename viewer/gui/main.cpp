@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <thread>
 
 #include "fonts.h"
@@ -119,7 +120,34 @@ void reread(Watch& watch, Viewer& viewer) {
   }
 }
 
+/// Draws until the picture is what it will stay.
+void settle(Viewer& viewer, Backend& backend) {
+  constexpr int settling_frames = 4;  // docking and tables find their sizes in the first frames
+  for (int left = settling_frames; left > 0 && backend.begin_frame(); --left) {
+    draw_frame(viewer, backend);
+    if (viewer.busy()) {  // a picture waits for what it is to show
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      left = settling_frames;
+    }
+  }
+}
+
+void write_picture(const std::string& path, Backend& backend) {
+  write_png(path, backend.read_back());
+  fmt::print("{}\n", path);
+}
+
+/// The folder that several pictures go to; throws Error{io} if it cannot be made.
+void make_folder(const std::string& path) {
+  std::error_code failure;
+  std::filesystem::create_directories(path, failure);
+  KVSCOPE_CHECK(!failure && std::filesystem::is_directory(path), ErrorCode::io,
+                "cannot make the folder of the pictures: " + failure.message(), path,
+                "name a folder that can be made with --render, or one --panel only");
+}
+
 int show(const Options& options) {
+  const std::vector<const Panel*> only = panels_named(options.panels);
   std::future<Scene> loading = load_scene(options.files);
   if (options.checks) {
     return print_checks(loading.get());
@@ -136,6 +164,9 @@ int show(const Options& options) {
     viewer.run(command);
   }
   viewer.follow(options.follow);
+  if (only.size() > 1) {
+    make_folder(options.render);
+  }
   if (options.render.empty() && options.backend != "null") {
     Watch watch(options.files);
     while (!viewer.wants_to_quit() && backend->begin_frame()) {
@@ -144,17 +175,20 @@ int show(const Options& options) {
     }
     return 0;
   }
-  constexpr int settling_frames = 4;  // docking and tables find their sizes in the first frames
-  for (int left = settling_frames; left > 0 && backend->begin_frame(); --left) {
-    draw_frame(viewer, *backend);
-    if (viewer.busy()) {  // a picture waits for what it is to show
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-      left = settling_frames;
+  if (only.empty()) {
+    settle(viewer, *backend);
+    if (!options.render.empty()) {
+      write_picture(options.render, *backend);
     }
   }
-  if (!options.render.empty()) {
-    write_png(options.render, backend->read_back());
-    fmt::print("{}\n", options.render);
+  for (const Panel* panel : only) {
+    viewer.show_only(panel);
+    settle(viewer, *backend);
+    write_picture(
+        only.size() == 1
+            ? options.render
+            : (std::filesystem::path(options.render) / (panel_slug(*panel) + ".png")).string(),
+        *backend);
   }
   return 0;
 }

@@ -16,6 +16,12 @@ int parse_options(int argc, char** argv, Options& options) {
   app.add_option("--state", options.state, "A link copied from the viewer, or JSON: what to show");
   app.add_option("--find", options.find, "Search for this text and go to it");
   app.add_option("--render", options.render, "Write a picture instead of opening a window");
+  app.add_option(
+         "--panel", options.panels,
+         "With --render: this panel alone, e.g. eigenvalues or layer-token; spectra or all, or "
+         "--panel\nrepeated: one picture each, NAME.png in the folder --render")
+      ->needs("--render")
+      ->allow_extra_args(false);
   app.add_option("--size", size, "Of the picture or window in pixels")->capture_default_str();
   app.add_flag("--checks", options.checks,
                "Print health checks as text; exit status 3 if one fails");

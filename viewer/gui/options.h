@@ -10,8 +10,9 @@ namespace kvscope::gui {
 /// The command line of kvscope-viewer.
 struct Options {
   std::vector<std::string> files;
-  std::string state;   ///< a link
-  std::string render;  ///< PNG to write instead of opening a window
+  std::string state;                ///< a link
+  std::string render;               ///< PNG to write instead of opening a window
+  std::vector<std::string> panels;  ///< each alone in a picture; several: `render` is a folder
   std::vector<std::string> commands;
   BackendSize size;
   bool checks = false;

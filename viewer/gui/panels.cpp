@@ -3,7 +3,9 @@
 #include <imgui_internal.h>
 
 #include <algorithm>
+#include <cctype>
 
+#include "kvscope/core/error.h"
 #include "viewer.h"
 
 namespace kvscope::gui {
@@ -137,6 +139,45 @@ const std::vector<Panel>& panels() {
       {"Claims", "weights", draw_claims},
   };
   return list;
+}
+
+std::string panel_slug(const Panel& panel) {
+  std::string slug;
+  for (const char c : std::string_view(panel.title)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalnum(byte) != 0) {
+      slug += static_cast<char>(std::tolower(byte));
+    } else if (!slug.empty() && slug.back() != '-') {
+      slug += '-';
+    }
+  }
+  return slug;
+}
+
+std::vector<const Panel*> panels_named(const std::vector<std::string>& names) {
+  std::vector<const Panel*> found;
+  for (const std::string& name : names) {
+    const std::string slug = panel_slug({name.c_str(), "", nullptr});
+    bool known = false;
+    for (const Panel& panel : panels()) {
+      const bool spectral = std::string_view(panel.layout) == "weights";
+      if (slug == panel_slug(panel) || slug == "all" || (slug == "spectra" && spectral)) {
+        known = true;
+        if (std::find(found.begin(), found.end(), &panel) == found.end()) {
+          found.push_back(&panel);
+        }
+      }
+    }
+    if (!known) {
+      std::string list = "spectra, all";
+      for (const Panel& panel : panels()) {
+        list += ", " + panel_slug(panel);
+      }
+      throw Error(ErrorCode::usage, "there is no panel '" + name + "'", "--panel",
+                  "one of: " + list);
+    }
+  }
+  return found;
 }
 
 void dock_panels(ImGuiID root, const std::string& layout, ImVec2 size) {

@@ -261,6 +261,31 @@ void Viewer::dock() {
   ImGui::End();
 }
 
+void Viewer::draw_panels(Ui& context) {
+  for (const Panel& panel : panels()) {
+    if (std::string_view(panel.layout).find(state_.layout) == std::string_view::npos) {
+      continue;
+    }
+    if (ImGui::Begin(panel.title, nullptr,
+                     ImGuiWindowFlags_NoCollapse | ImGuiWindowFlags_NoFocusOnAppearing)) {
+      panel.draw(context);
+    }
+    ImGui::End();
+  }
+}
+
+void Viewer::draw_only(Ui& context) {
+  const ImGuiViewport* viewport = ImGui::GetMainViewport();
+  ImGui::SetNextWindowPos(viewport->WorkPos);
+  ImGui::SetNextWindowSize(viewport->WorkSize);
+  if (ImGui::Begin("##only", nullptr,
+                   ImGuiWindowFlags_NoDecoration | ImGuiWindowFlags_NoMove |
+                       ImGuiWindowFlags_NoDocking | ImGuiWindowFlags_NoSavedSettings)) {
+    only_->draw(context);
+  }
+  ImGui::End();
+}
+
 void Viewer::frame() {
   if (theme_ != state_.theme || applied_scale_ != scale_) {
     theme_ = state_.theme;
@@ -274,19 +299,16 @@ void Viewer::frame() {
   keys();
   play();
   try_method();
-  header();
-  dock();
+  if (only_ == nullptr) {
+    header();
+    dock();
+  }
   State wanted = state_;
   Ui context = ui(wanted);
-  for (const Panel& panel : panels()) {
-    if (std::string_view(panel.layout).find(state_.layout) == std::string_view::npos) {
-      continue;
-    }
-    if (ImGui::Begin(panel.title, nullptr,
-                     ImGuiWindowFlags_NoCollapse | ImGuiWindowFlags_NoFocusOnAppearing)) {
-      panel.draw(context);
-    }
-    ImGui::End();
+  if (only_ != nullptr) {
+    draw_only(context);
+  } else {
+    draw_panels(context);
   }
   set_state(wanted);
   palette();

@@ -42,6 +42,14 @@ struct Panel {
 };
 const std::vector<Panel>& panels();
 
+/// "A against B: difference" as a file name has it: "a-against-b-difference".
+std::string panel_slug(const Panel& panel);
+
+/// Panels by titles or slugs, upper and lower case alike; "spectra" stands for the plots of the
+/// weights layout and "all" for every panel, each panel once. Throws Error{usage} on any other
+/// name, listing the names.
+std::vector<const Panel*> panels_named(const std::vector<std::string>& names);
+
 /// Arranges the panels of a layout inside the dock space `root`.
 void dock_panels(ImGuiID root, const std::string& layout, ImVec2 size);
 
@@ -73,6 +81,8 @@ class Viewer {
   /// goes to the newest token.
   void replace(Scene scene);
   void follow(bool on) { following_ = on; }
+  /// Shows this panel alone, over the whole picture; null = all of the layout again.
+  void show_only(const Panel* panel) { only_ = panel; }
   void say(const std::string& message) { message_ = message; }
 
  private:
@@ -82,6 +92,8 @@ class Viewer {
   void help();
   void dock();
   void header();
+  void draw_panels(Ui& context);
+  void draw_only(Ui& context);
   void play();
   void try_method();
   Ui ui(State& wanted);
@@ -97,6 +109,7 @@ class Viewer {
   std::unique_ptr<DecideJob> job_;
   std::vector<State> past_;
   std::vector<State> future_;
+  const Panel* only_ = nullptr;
   std::string docked_layout_;
   std::string theme_;
   std::string message_;

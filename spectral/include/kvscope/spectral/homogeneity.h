@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kvscope/core/spectrum.h"
 
@@ -17,6 +18,7 @@ struct HomogeneityOptions {
   std::uint64_t seed = 0;          ///< of the shuffled pairs
   int threads = 1;                 ///< layers side by side
   bool post_rope = true;           ///< also "homogeneity/<corpus>_post_rope"
+  std::vector<int> lags = {1};     ///< distances of "cos_lag_mean"; the rest is of neighbours
   int largest_layer_basis = 1024;  ///< above: no mode contributions of whole layers (cost)
   std::function<void(int layers_done, int layers_total)> progress;
 };
@@ -27,7 +29,8 @@ struct HomogeneityOptions {
 /// second-order predictions, before and after RoPE.
 ///
 /// Q, K and V come from the capture (profile `qkv` or `full`); queries, stored after RoPE, are
-/// rotated back. The basis of a head is that of its weights, with the gain of a per-head norm.
+/// rotated back. The gain of a head is its output energy over that of its weights for an input of
+/// unit mean square (4.2); NaN where a norm stands behind the projection. The basis of a head is that of its weights, with the gain of a per-head norm.
 /// Layers of `spectrum` that the capture lacks stay NaN. Throws Error{usage} if the capture is of
 /// another model, Error{missing_data} if it lacks the tensors.
 void add_homogeneity(const ModelFile& model, const CaptureReader& capture,
