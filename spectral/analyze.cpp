@@ -55,11 +55,12 @@ void check_projections(const std::vector<std::string>& wanted) {
 /// What the results of a layer depend on.
 std::string key_of(const ModelFile& model, const SpectralOptions& o) {
   return fmt::format(
-      "model={} projections={} seed={} gain={} bias={} heads={} products={} vectors={} fits={} "
+      "model={} projections={} seed={} gain={} bias={} heads={} products={} vectors={} ov={} "
+      "fits={} "
       "fast={} "
       "top={} gap={} device={} blas={}",
       model.hash(), fmt::join(o.projections, ","), o.seed, o.gain_folded, o.with_bias, o.heads,
-      o.products, o.vectors, o.fits, o.fast, o.top, o.gap_tolerance, o.device,
+      o.products, o.vectors, o.ov_eigenvalues, o.fits, o.fast, o.top, o.gap_tolerance, o.device,
       spectral::blas_name());
 }
 

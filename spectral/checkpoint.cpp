@@ -13,7 +13,7 @@
 namespace kvscope::spectral {
 namespace {
 
-constexpr std::string_view magic = "kvscope.spectrum.checkpoint 1\n";
+constexpr std::string_view magic = "kvscope.spectrum.checkpoint 2\n";
 
 /// One function lists the members; writing and reading both walk it.
 template <typename Archive>
@@ -32,7 +32,8 @@ void visit(Archive& archive, MatrixSpectrum& m) {
 }
 template <typename Archive>
 void visit(Archive& archive, LayerProducts& p) {
-  archive(p.qk, p.ov, p.overlap, p.gram_qk, p.gram_qq, p.gram_kv, p.gram_kk, p.gram_vv);
+  archive(p.qk, p.ov, p.ov_eigenvalues, p.overlap, p.gram_qk, p.gram_qq, p.gram_kv, p.gram_kk,
+          p.gram_vv);
 }
 template <typename Archive>
 void visit(Archive& archive, LayerResult& result) {

@@ -229,6 +229,19 @@ EigenPairs symmetric_eigen(const AlignedDoubles& matrix, int n) {
   return pairs;
 }
 
+std::vector<std::complex<double>> general_eigenvalues(const AlignedDoubles& matrix, int n) {
+  const Eigen::MatrixXd copy = ConstColumns(matrix.data(), n, n);
+  const Eigen::EigenSolver<Eigen::MatrixXd> solver(copy, false);
+  if (solver.info() != Eigen::Success) {
+    return {};
+  }
+  std::vector<std::complex<double>> found(solver.eigenvalues().data(),
+                                          solver.eigenvalues().data() + n);
+  std::stable_sort(found.begin(), found.end(),
+                   [](const auto& a, const auto& b) { return std::abs(a) > std::abs(b); });
+  return found;
+}
+
 AlignedDoubles qr_factor(AlignedDoubles& matrix, int rows, int columns) {
   const int height = std::min(rows, columns);
   AlignedDoubles r(cells(height, columns));

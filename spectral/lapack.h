@@ -1,5 +1,6 @@
 #pragma once
 
+#include <complex>
 #include <memory>
 #include <vector>
 
@@ -52,6 +53,10 @@ struct EigenPairs {
 };
 /// The sign of a vector makes its largest component positive.
 EigenPairs symmetric_eigen(const AlignedDoubles& matrix, int n);
+
+/// Eigenvalues of a general column-major [n, n] matrix, largest modulus first; empty if it does not
+/// converge.
+std::vector<std::complex<double>> general_eigenvalues(const AlignedDoubles& matrix, int n);
 
 /// R of the thin QR factors of a tall column-major [rows, columns] matrix, which is overwritten:
 /// column-major [columns, columns], zero below the diagonal; [rows, columns] if rows < columns.

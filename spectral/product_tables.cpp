@@ -33,6 +33,9 @@ class ProductTables {
       product("qk", "W_Q^T W_K of a query head and its KV head", &LayerProducts::qk, null);
       product("ov", "W_O W_V of a query head and its KV head", &LayerProducts::ov, null);
     }
+    if (options_.ov_eigenvalues && !options_.fast) {
+      eigenvalues();
+    }
     spectrum_.attributes["spectrum/head/qk/singular_values"]["rope"] = std::string("none");
     const int q = spectrum_.query_heads;
     const int kv = spectrum_.kv_heads;
@@ -76,6 +79,36 @@ class ProductTables {
       }
     }
     spectrum_.tables["spectrum/head/" + name + "/singular_values"] = std::move(table);
+  }
+
+  /// Eigenvalues of W_O W_V and their sum over that of their moduli: 1 for a head that copies what
+  /// it reads, -1 for one that takes it away, about 0 for unrelated factors.
+  void eigenvalues() {
+    const int heads = spectrum_.query_heads;
+    const int n = spectrum_.head_dim;
+    SpectrumTable table =
+        missing_table({layers_, heads, n, 2}, {"layer", "q_head", "mode", "part"}, "weight^2",
+                      "eigenvalues of W_O W_V that may differ from 0, real and imaginary part",
+                      "of the head_dim x head_dim product W_V W_O, largest modulus first");
+    SpectrumTable copying =
+        missing_table({layers_, heads}, {"layer", "q_head"}, "1",
+                      "how far the eigenvalues of W_O W_V are positive", "sum l_i / sum |l_i|");
+    for (int row = 0; row < layers_; ++row) {
+      const Lists& values = results_[static_cast<std::size_t>(row)].products.ov_eigenvalues;
+      for (std::size_t head = 0; head < values.size(); ++head) {
+        const std::size_t place = static_cast<std::size_t>(row * heads) + head;
+        copy_row(values[head], table, place, 2 * static_cast<std::size_t>(n));
+        double real = 0;
+        double modulus = 0;
+        for (std::size_t i = 0; i + 1 < values[head].size(); i += 2) {
+          real += values[head][i];
+          modulus += std::hypot(values[head][i], values[head][i + 1]);
+        }
+        copying.values[place] = modulus > 0 ? real / modulus : nan;
+      }
+    }
+    spectrum_.tables["spectrum/head/ov/eigenvalues"] = std::move(table);
+    spectrum_.tables["metrics/head/ov/copying"] = std::move(copying);
   }
 
   SpectrumTable& plain(const std::string& name, const std::vector<int>& tail,

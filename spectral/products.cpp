@@ -133,6 +133,25 @@ std::vector<double> core_values(const AlignedDoubles& a, const AlignedDoubles& b
   return values;
 }
 
+/// Eigenvalues of W_O W_V that may differ from 0 are those of the small product W_V W_O.
+std::vector<double> ov_eigenvalues(const WeightView& o, const WeightView& v, int exponent) {
+  const int n = v.rows;
+  const int d = v.columns;
+  AlignedDoubles left(cells(n, d));  // row-major W_V is the column-major W_V^T
+  AlignedDoubles right(cells(d, n));
+  widen(v, 0, n, 0, d, left.data());
+  widen(o, 0, d, 0, n, right.data());
+  AlignedDoubles core(cells(n, n));
+  multiply_add({true, true, n, n, d, left.data(), d, right.data(), n, core.data(), n});
+  std::vector<double> parts;
+  for (const std::complex<double>& value : general_eigenvalues(core, n)) {
+    parts.push_back(std::ldexp(value.real(), exponent));
+    parts.push_back(std::ldexp(value.imag(), exponent));
+  }
+  parts.resize(2 * static_cast<std::size_t>(n), nan);  // empty: it did not converge
+  return parts;
+}
+
 /// |V_A,k^T V_B,k|_F^2 / k: with V = W^T U / s it is the scaled block of U_A^T (A B^T) U_B.
 void add_overlap(const AlignedDoubles& cross, const Factor& a, const Factor& b, int n,
                  std::vector<double>& table) {
@@ -208,6 +227,10 @@ LayerProducts layer_products(const ModelFile& model, int layer, const SpectralOp
   for (int head = 0; o.usable() && v.usable() && head < shape.query_heads; ++head) {
     products.ov.push_back(core_values(o[head].r, v[shape.kv_head_of(head)].r, shape.head_dim,
                                       o.exponent() + v.exponent()));
+    if (options.ov_eigenvalues) {
+      products.ov_eigenvalues.push_back(ov_eigenvalues(o[head].view, v[shape.kv_head_of(head)].view,
+                                                       o.exponent() + v.exponent()));
+    }
   }
   return products;
 }

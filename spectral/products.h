@@ -22,6 +22,9 @@ struct LayerProducts {
   std::vector<std::vector<double>> qk;
   /// [query_heads][head_dim] descending: W_O^(h) W_V^(g).
   std::vector<std::vector<double>> ov;
+  /// [query_heads][2 head_dim]: real and imaginary part in turn of the eigenvalues of W_O^(h)
+  /// W_V^(g) that may differ from 0, largest modulus first; only if asked.
+  std::vector<std::vector<double>> ov_eigenvalues;
   /// [query_heads][overlap_sizes]: |V_Q,k^T V_K,k|_F^2 / k of the top k right subspaces.
   std::vector<double> overlap;
   std::vector<double> gram_qk;  ///< [query_heads], gram_alignment of a head and its KV head

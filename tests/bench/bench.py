@@ -223,15 +223,19 @@ def machine():
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
-def table(bench):
+def stamp():
+    """The date, the version and the machine, as each file of results begins."""
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return f"{datetime.date.today()}, kvscope {commit.stdout.strip() or 'without git'}, {machine()}."
+
+
+def table(bench):
     peers = sorted({f"{run['name'].split('.')[0]} {run['version']}" for run in bench.runs if "version" in run})
     lines = ["# Benchmark results", "",
              "Written by `./run bench --peers --record`; how each cell is measured stands in `bench.py`. Two threads, CPU, "
              "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in float32 unless said. A difference below about 10 % between two processes "
              "means nothing; ratios taken inside one process are good to a few percent. In brackets: what it should reach.", "",
-             f"{datetime.date.today()}, kvscope {commit.stdout.strip() or 'without git'}, {machine()}. "
-             f"Peers: {', '.join(peers) or 'none in this run'}. Medians of {bench.options.rounds} interleaved rounds; "
+             f"{stamp()} Peers: {', '.join(peers) or 'none in this run'}. Medians of {bench.options.rounds} interleaved rounds; "
              f"other processes used {statistics.median(bench.foreign):.2f} cores meanwhile (at most {max(bench.foreign):.2f}).", "",
              "| what | kvscope | beside it | ratio |", "| --- | --- | --- | --- |"]
     lines += ["| " + " | ".join(row) + " |" for row in rows(bench)]

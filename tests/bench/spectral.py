@@ -11,6 +11,8 @@ import pathlib
 import subprocess
 import sys
 
+import bench
+
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -73,7 +75,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     (out / "spectral.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     table = ("# Spectra\n\nWritten by `./run bench --peers --record`; how each cell is measured stands in `spectral.py`. In brackets: "
-             "what it should reach.\n\n")
+             f"what it should reach.\n\n{bench.stamp()} Medians of {rounds} rounds, the singular values by scipy once.\n\n")
     table += "| what | kvscope | beside it | ratio |\n| --- | --- | --- | --- |\n"
     table += "".join("| " + " | ".join(row) + " |\n" for row in rows({cell["name"]: cell for cell in found}))
     (out / "SPECTRAL.md").write_text(table, encoding="utf-8")

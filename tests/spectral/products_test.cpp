@@ -72,6 +72,45 @@ TEST(Products, CoresHaveTheDenseSingularValues) {
   }
 }
 
+TEST(Products, EigenvaluesTellCopyingFromItsOpposite) {
+  FakeModel model = model_of(3, 1, 8, 40);
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 40; ++j) {  // head 0 writes what V read, head 1 takes it away
+      model.matrix(Weight::wo, 0).at(j, i) = model.matrix(Weight::wv, 0).at(i, j);
+      model.matrix(Weight::wo, 0).at(j, 8 + i) = -model.matrix(Weight::wv, 0).at(i, j);
+    }
+  }
+  SpectralOptions options;
+  options.ov_eigenvalues = true;
+  const Spectrum s = analyze_weights(model, options);
+  const SpectrumTable* copying = s.find("metrics/head/ov/copying");
+  const SpectrumTable* values = s.find("spectrum/head/ov/eigenvalues");
+  ASSERT_NE(copying, nullptr);
+  ASSERT_NE(values, nullptr);
+  EXPECT_EQ(values->shape, (std::vector<int>{1, 3, 8, 2}));
+  EXPECT_NEAR(copying->values[0], 1, 1e-12);
+  EXPECT_NEAR(copying->values[1], -1, 1e-12);
+  EXPECT_LT(std::abs(copying->values[2]), 0.9) << "unrelated factors";
+  const auto& singular = s.find("spectrum/head/ov/singular_values")->values;
+  double trace = 0;
+  double imaginary = 0;
+  for (std::size_t i = 0; i < 8; ++i) {
+    EXPECT_NEAR(values->values[2 * i], singular[i], 1e-10 * singular[0]) << "W_V^T W_V is normal";
+    trace += values->values[2 * (16 + i)];
+    imaginary += values->values[2 * (16 + i) + 1];
+  }
+  double expected = 0;
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 40; ++j) {
+      expected +=
+          static_cast<double>(static_cast<float>(model.matrix(Weight::wo, 0).at(j, 16 + i))) *
+          static_cast<double>(static_cast<float>(model.matrix(Weight::wv, 0).at(i, j)));
+    }
+  }
+  EXPECT_NEAR(trace, expected, 1e-10 * singular[0]) << "the sum of the eigenvalues is the trace";
+  EXPECT_NEAR(imaginary, 0, 1e-10 * singular[0]) << "they come in conjugate pairs";
+}
+
 TEST(Products, HeadsWiderThanTheModel) {
   const FakeModel model = model_of(2, 1, 24, 16);  // Gemma: head_dim above hidden / heads
   const LayerProducts products = layer_products(model, 0, {});

@@ -159,6 +159,8 @@ void add_weight_options(CLI::App& command, Options& options) {
   command.add_flag("--no-heads", options.no_heads, "Whole matrices only");
   command.add_flag("--no-products", options.no_products,
                    "Leave out QK, OV and the alignments between heads");
+  command.add_flag("--ov-eigenvalues", spectral.ov_eigenvalues,
+                   "Complex eigenvalues of W_O W_V by head, and how far it copies");
   command.add_flag("--vectors", spectral.vectors, "Store the left singular vectors of the heads");
   command.add_flag("--fits", spectral.fits, "Fit power laws and the Marchenko-Pastur bulk too");
   command.add_flag("--fast", spectral.fast,

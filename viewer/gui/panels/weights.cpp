@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kvscope/scene/palette.h"
 #include "kvscope/scene/spectra.h"
@@ -74,6 +75,22 @@ void draw_level(const Ui& ui, const PlotLevel& level) {
                         ImPlotProp_Flags, ImPlotInfLinesFlags_Horizontal});
 }
 
+/// What both axes show: the identity line spans it and, fitted to, widens neither.
+std::pair<double, double> shared_range(const SpectrumPlot& plot) {
+  double low[] = {HUGE_VAL, HUGE_VAL};
+  double high[] = {-HUGE_VAL, -HUGE_VAL};
+  for (const PlotCurve& drawn : plot.curves) {
+    for (const auto& [axis, values] :
+         {std::pair(0, &drawn.curve.x), std::pair(1, &drawn.curve.y)}) {
+      for (const double value : *values) {
+        low[axis] = std::min(low[axis], value);
+        high[axis] = std::max(high[axis], value);
+      }
+    }
+  }
+  return {std::max(low[0], low[1]), std::min(high[0], high[1])};
+}
+
 void draw_curves(const Ui& ui, const SpectrumPlot& plot) {
   if (!ImPlot::BeginPlot(fmt::format("##{}", plot.name).c_str(), ImVec2(-1, -1),
                          ImPlotFlags_NoMenus)) {
@@ -101,16 +118,27 @@ void draw_curves(const Ui& ui, const SpectrumPlot& plot) {
     draw_level(ui, level);
   }
   if (plot.identity) {
-    const ImPlotRect limits = ImPlot::GetPlotLimits();
-    const double ends[] = {std::max(limits.X.Min, limits.Y.Min),
-                           std::min(limits.X.Max, limits.Y.Max)};
-    if (ends[0] < ends[1]) {
+    const auto [low, high] = shared_range(plot);
+    const double ends[] = {low, high};
+    if (low < high) {
       ImPlot::PlotLine("equal", ends, ends, 2,
                        {ImPlotProp_LineColor, ImGui::GetStyleColorVec4(ImGuiCol_TextDisabled),
                         ImPlotProp_LineWeight, ui.px(1)});
     }
   }
   ImPlot::EndPlot();
+}
+
+/// The number in its cell, where there is room.
+void write_value(ImDrawList* draw, double value, Colour colour, ImVec2 at, ImVec2 end) {
+  const std::string text = fmt::format("{:.2f}", value);
+  const ImVec2 size = ImGui::CalcTextSize(text.c_str());
+  if (!std::isfinite(value) || size.x > end.x - at.x - 2 || size.y > end.y - at.y) {
+    return;
+  }
+  const bool bright = 299 * colour.r + 587 * colour.g + 114 * colour.b > 140 * 1000;
+  draw->AddText(ImVec2((at.x + end.x - size.x) / 2, (at.y + end.y - size.y) / 2),
+                bright ? IM_COL32(20, 20, 20, 255) : IM_COL32(240, 240, 240, 255), text.c_str());
 }
 
 /// Cells of a grid; `by_layer`: its rows are layers, which a click selects.
@@ -122,7 +150,9 @@ void draw_grid(Ui& ui, const PlotGrid& grid, bool by_layer, ImVec2 origin, ImVec
       const ImVec2 at(origin.x + cell.x * static_cast<float>(column),
                       origin.y + cell.y * static_cast<float>(row));
       const ImVec2 end(at.x + cell.x - 1, at.y + cell.y - 1);
-      draw->AddRectFilled(at, end, to_imgui(share_colour(value, ui.dark)));
+      const Colour colour = share_colour(value, ui.dark);
+      draw->AddRectFilled(at, end, to_imgui(colour));
+      write_value(draw, value, colour, at, end);
       if (!ImGui::IsMouseHoveringRect(at, end) || !ImGui::IsWindowHovered()) {
         continue;
       }

@@ -22,8 +22,10 @@ struct SpectralOptions {
   bool with_bias = true;  ///< spectra of [W b] beside those of W, where there is a bias
   bool heads = true;      ///< spectra of the heads beside those of whole matrices
   bool products = true;   ///< QK and OV products and the alignments between projections
-  bool vectors = false;   ///< also store the left singular vectors of the heads of W_Q, W_K, W_V
-  bool fits = false;      ///< also fit power laws and the Marchenko-Pastur bulk
+  /// Complex eigenvalues of W_O W_V by head too, and how far they are positive (copying heads).
+  bool ov_eigenvalues = false;
+  bool vectors = false;  ///< also store the left singular vectors of the heads of W_Q, W_K, W_V
+  bool fits = false;     ///< also fit power laws and the Marchenko-Pastur bulk
   /// No eigensolver: norms, participation ratio, and the stable rank from 30 Lanczos steps with its
   /// error bound; everything else stays NaN.
   bool fast = false;

@@ -30,9 +30,10 @@ struct HomogeneityOptions {
 ///
 /// Q, K and V come from the capture (profile `qkv` or `full`); queries, stored after RoPE, are
 /// rotated back. The gain of a head is its output energy over that of its weights for an input of
-/// unit mean square (4.2); NaN where a norm stands behind the projection. The basis of a head is that of its weights, with the gain of a per-head norm.
-/// Layers of `spectrum` that the capture lacks stay NaN. Throws Error{usage} if the capture is of
-/// another model, Error{missing_data} if it lacks the tensors.
+/// unit mean square (4.2); NaN where a norm stands behind the projection. The basis of a head is
+/// that of its weights, with the gain of a per-head norm. Layers of `spectrum` that the capture
+/// lacks stay NaN. Throws Error{usage} if the capture is of another model, Error{missing_data} if
+/// it lacks the tensors.
 void add_homogeneity(const ModelFile& model, const CaptureReader& capture,
                      const HomogeneityOptions& options, Spectrum& spectrum);
 
