@@ -2,11 +2,9 @@
 
 #include <algorithm>
 
+#include "calibration_text.h"
 #include "command.h"
 #include "console.h"
-#include "kvscope/core/error.h"
-#include "kvscope/model/tokenizer.h"
-#include "kvscope/runtime/calibrate.h"
 #include "kvscope/storage/calibration_file.h"
 #include "prompt_options.h"
 
@@ -56,22 +54,6 @@ Concentration concentration_of(const Calibration& calibration) {
   return mean;
 }
 
-/// Token ids of all files, each tokenized by itself, without BOS; `bos` is then what the model puts
-/// before a text, or -1.
-std::vector<std::int32_t> read_corpus(const Options& options, const Tokenizer& tokenizer,
-                                      std::int32_t& bos) {
-  const std::vector<std::int32_t> probe = tokenizer.encode("a", false, true);
-  bos = tokenizer.bos() >= 0 && !probe.empty() && probe.front() == tokenizer.bos() ? tokenizer.bos()
-                                                                                   : -1;
-  std::vector<std::int32_t> ids;
-  for (const std::string& file : options.files) {
-    const std::vector<std::int32_t> text = tokenizer.encode(read_text_file(file), false, false);
-    KVSCOPE_CHECK(!text.empty(), ErrorCode::usage, "the text is empty", file, "give it some text");
-    ids.insert(ids.end(), text.begin(), text.end());
-  }
-  return ids;
-}
-
 void print_result(const Options& options, const Calibration& calibration, double seconds) {
   const Concentration mean = concentration_of(calibration);
   if (options.common.json) {
@@ -102,27 +84,10 @@ void run_calibrate(const Options& options) {
   use_threads(options.common.threads);
   refuse_existing(options.output, options.force);
   const auto file = open_model(options.model);
-  std::int32_t bos = -1;
-  const std::vector<std::int32_t> ids = read_corpus(options, *file->tokenizer(), bos);
-  CalibrateOptions calibrate_options;
-  calibrate_options.window = options.window;
-  calibrate_options.bos = bos;
-  calibrate_options.stop = &stop_requested();
-  KVSCOPE_CHECK(
-      static_cast<std::int64_t>(ids.size()) >= calibrate_options.least_tokens, ErrorCode::usage,
-      fmt::format("the corpus has {} tokens; at least {} are needed", ids.size(),
-                  calibrate_options.least_tokens),
-      options.files.front(), "give more text, -f FILE -f FILE, of the kind the model will see");
+  const CalibrationText text = read_calibration_text(options.files, *file);
   const auto model = Model::load(file, runtime_options(options.common, options.dtype));
   const auto start = std::chrono::steady_clock::now();
-  Calibration calibration;
-  {
-    Progress progress("calibrate", "tokens");
-    calibrate_options.progress = [&](std::int64_t done, std::int64_t total) {
-      progress.update(static_cast<double>(done), static_cast<double>(total));
-    };
-    calibration = calibrate(model, ids, calibrate_options);
-  }
+  const Calibration calibration = calibrate_on(model, text, options.window);
   write_calibration(options.output, calibration, options.force);
   print_result(options, calibration, seconds_since(start));
 }

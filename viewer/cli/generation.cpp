@@ -33,6 +33,20 @@ double kl(const at::Tensor& log_p, const at::Tensor& log_q) {
   return std::max(0.0, sum);
 }
 
+/// ||a - b|| / ||a|| of two vectors; 0 where both are 0.
+double relative_error(const at::Tensor& a, const at::Tensor& b) {
+  const float* x = a.const_data_ptr<float>();
+  const float* y = b.const_data_ptr<float>();
+  double apart = 0;
+  double whole = 0;
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    const double difference = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+    apart += difference * difference;
+    whole += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+  return apart > 0 ? std::sqrt(apart / whole) : 0;
+}
+
 TokenTable context_of(const TokenTable& prompt) {
   TokenTable context;
   for (int token = 0; token < prompt.context_tokens; ++token) {
@@ -75,6 +89,10 @@ double MethodAnswer::mean_free_divergence() const {
   return mean(free_divergence);
 }
 
+double MethodAnswer::mean_output_error() const {
+  return mean(output_error);
+}
+
 Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& prompt,
                        const GenerationOptions& options, const LiveRunOptions& live)
     : model_(std::move(model)),
@@ -91,8 +109,16 @@ Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& pro
       check_method(method, budget, {model_->shape(), model_->file().hash(), read.prompt_tokens});
     }
   }
+  if (options_.output_error) {
+    tap_ = std::make_shared<StepOutputs>(static_cast<std::size_t>(model_->shape().layers));
+    live_.hook = [tap = tap_](HookPoint point, int layer, int, const at::Tensor& tensor) {
+      if (point == HookPoint::block_attention) {
+        (*tap)[static_cast<std::size_t>(layer)] = tensor[-1].to(at::kCPU, at::kFloat, false, true);
+      }
+    };
+  }
   const auto start = Clock::now();
-  prefilled_ = LiveRun::start(model_, read, live);
+  prefilled_ = LiveRun::start(model_, read, live_);
   prefilled_->prefill(true, nullptr);
   prefill_seconds_ = seconds_since(start);
   run_full();
@@ -122,6 +148,23 @@ void Generation::read_question(LiveRun& run) const {
   }
 }
 
+/// What the newest pass put into the tap.
+StepOutputs Generation::newest_outputs() const {
+  return tap_ == nullptr ? StepOutputs() : *tap_;
+}
+
+void Generation::judge_outputs(std::size_t step, MethodAnswer& answer) const {
+  if (tap_ == nullptr) {
+    return;
+  }
+  const StepOutputs& full = full_.outputs[step];
+  double sum = 0;
+  for (std::size_t layer = 0; layer < full.size(); ++layer) {
+    sum += relative_error(full[layer], (*tap_)[layer]) / static_cast<double>(full.size());
+  }
+  answer.output_error.push_back(sum);
+}
+
 void Generation::run_full() {
   const auto start = Clock::now();
   const auto run = prefilled_->fork();
@@ -135,6 +178,7 @@ void Generation::run_full() {
       break;
     }
     run->decode(token, nullptr);
+    full_.outputs.push_back(newest_outputs());
     full_.step_bytes.push_back(run->cache_bytes());
     full_.log_probabilities.push_back(log_probabilities(run->logits()));
   }
@@ -184,6 +228,9 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
       ended = tokenizer_->is_end_of_generation(token);
       if (!ended) {
         run->decode(token, nullptr);
+        if (full_goes_on && judged == run.get()) {
+          judge_outputs(index, answer);
+        }
         answer.step_bytes.push_back(run->cache_bytes());
         if (answer.first_divergence >= 0) {
           if (shadow == nullptr) {
@@ -202,6 +249,7 @@ MethodAnswer Generation::answer(const Method& method, const Budget& budget) {
     if (full_goes_on && judged != nullptr) {
       if (judged == forced.get()) {
         forced->decode(full_.tokens[index], nullptr);
+        judge_outputs(index, answer);
         forced_compressor->after_step();
       }
       answer.divergence.push_back(kl(full_.log_probabilities[static_cast<std::size_t>(step)],

@@ -20,9 +20,15 @@ struct GenerationOptions {
   std::span<const Budget> budgets;
   int new_tokens = 64;
   bool cut_after_context = false;  ///< compress before the question is read
+  /// Attention outputs of the answer's steps too, for `output_error`; the last layer then computes
+  /// the prompt's rows as the others do.
+  bool output_error = false;
   Sampling sampling;
   std::shared_ptr<const Tokenizer> tokenizer;  ///< of the prompt; empty = the model's own
 };
+
+/// Of one decode step, [layers] of [hidden_dim]: attention's output after W_O.
+using StepOutputs = std::vector<at::Tensor>;
 
 /// What the uncompressed run said.
 struct FullAnswer {
@@ -31,6 +37,7 @@ struct FullAnswer {
   std::vector<at::Tensor> log_probabilities;  ///< [tokens + 1] of [vocabulary], natural log
   std::int64_t cache_bytes = 0;               ///< when the answer begins
   std::vector<std::int64_t> step_bytes;       ///< [steps]
+  std::vector<StepOutputs> outputs;           ///< [steps]; empty unless asked
   double seconds = 0;
 };
 
@@ -45,6 +52,9 @@ struct MethodAnswer {
   std::vector<double> divergence;  ///< KL(full || compressed) in nats per position, teacher-forced
   /// The same on the method's own answer, a full cache reading along (a shadow run).
   std::vector<double> free_divergence;
+  /// Per teacher-forced step, mean over layers of ||o_full - o|| / ||o_full||, o attention's output
+  /// after W_O at the newest token, each run on its own hidden states; empty unless asked.
+  std::vector<double> output_error;
   std::int64_t cache_bytes = 0;  ///< after the cut, when the answer begins
   std::vector<std::int64_t>
       step_bytes;  ///< [steps] what each new token attends to, its own slot too
@@ -52,6 +62,7 @@ struct MethodAnswer {
   double decode_seconds = 0;
   double mean_divergence() const;
   double mean_free_divergence() const;
+  double mean_output_error() const;
   double mean_bytes() const;        ///< over the steps; `cache_bytes` without any
   std::int64_t peak_bytes() const;  ///< from the first cut on
 };
@@ -74,12 +85,15 @@ class Generation {
   std::unique_ptr<LiveRun> shadow_of(std::span<const std::int32_t> answer) const;
   void read_question(LiveRun& run) const;
   void run_full();
+  StepOutputs newest_outputs() const;
+  void judge_outputs(std::size_t step, MethodAnswer& answer) const;
 
   std::shared_ptr<const Model> model_;
   TokenTable prompt_;
   GenerationOptions options_;
   LiveRunOptions live_;
   std::shared_ptr<const Tokenizer> tokenizer_;
+  std::shared_ptr<StepOutputs> tap_;  ///< of the newest pass of any run; null unless asked
   std::unique_ptr<LiveRun> prefilled_;
   FullAnswer full_;
   double prefill_seconds_ = 0;

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "generation.h"
+#include "kvscope/core/tokens.h"
+
+namespace kvscope::cli {
+
+/// One text with a planted fact, and what is asked about it.
+struct ComparedPrompt {
+  std::string name;
+  std::string text;      ///< the needle is in it
+  std::string needle;    ///< the fact, word for word
+  std::string question;  ///< may be empty: then the text itself is continued
+  std::string answer;    ///< what a right answer contains; may be empty
+};
+
+/// A file of prompts (format "kvscope.prompts", version 1).
+struct PromptSet {
+  std::vector<ComparedPrompt> prompts;
+  std::vector<std::string> calibration;  ///< paths of texts to calibrate on; may be empty
+};
+
+/// Reads the JSON and the texts it names, relative to its folder. A prompt is {"name", "file",
+/// "needle", "question", "answer", "depth"}: with a depth in [0, 1] the needle is put in as a line
+/// of its own there, without one it must be in the text. Throws Error{io | usage} saying which
+/// prompt and field is wrong.
+PromptSet read_prompt_set(const std::string& path);
+
+/// One method at one budget on one prompt.
+struct ComparedRun {
+  std::string prompt;
+  int prompt_tokens = 0;
+  std::string method;
+  std::string keep;
+  double divergence = 0;    ///< KL(full || compressed) of the next token, teacher-forced, nats
+  double output_error = 0;  ///< relative L2 of attention's output, teacher-forced
+  /// Of the needle's cells [layer, KV head, token]: shares that hold their own slot, are folded
+  /// into another, and are gone.
+  double needle_kept = 0;
+  double needle_merged = 0;
+  double needle_lost = 0;
+  double dropped = 0;     ///< share of all tokens, over layers and heads, dropped in merges
+  bool answered = false;  ///< its own answer contains the right one
+  bool same = false;      ///< its own answer is the full run's, token for token
+  double mean_bytes = 0;  ///< over the answer
+  double peak_bytes = 0;
+  double full_bytes = 0;    ///< of the uncompressed cache, mean over the answer
+  double seconds = 0;       ///< until the answer begins: reading the prompt, and cutting
+  double full_seconds = 0;  ///< of the uncompressed prefill
+};
+
+/// Needle cells of a decision by what became of them: kept, merged, lost; they add up to 1. A chain
+/// of merges that ends in a dropped slot is lost.
+struct NeedleFate {
+  double kept = 0;
+  double merged = 0;
+  double lost = 0;
+};
+NeedleFate needle_fate(const Decision& decision, TokenTable::Range needle);
+
+/// Every method at every budget on one prompt, in that order.
+std::vector<ComparedRun> compare_on(const std::shared_ptr<const Model>& model,
+                                    const ComparedPrompt& prompt, bool chat,
+                                    const GenerationOptions& options, const LiveRunOptions& live,
+                                    std::vector<std::string>& full_answers);
+
+/// Means over the prompts, one for each method and budget in the order of `runs`.
+std::vector<ComparedRun> means(const std::vector<ComparedRun>& runs);
+
+/// Whether the run's mean cache, as a share of the full one, is within 5 % of the median of the
+/// runs at the same budget.
+bool memory_matches(const ComparedRun& run, const std::vector<ComparedRun>& same_budget);
+
+std::string comparison_text(const std::vector<ComparedRun>& runs, bool any_memory);
+std::string comparison_markdown(const std::vector<ComparedRun>& runs, bool any_memory);
+std::string comparison_csv(const std::vector<ComparedRun>& runs);
+nlohmann::ordered_json comparison_json(const std::string& model_name, const std::vector<ComparedRun>& runs);
+
+}  // namespace kvscope::cli

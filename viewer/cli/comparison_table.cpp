@@ -1,0 +1,178 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "comparison.h"
+
+namespace kvscope::cli {
+namespace {
+
+constexpr const char* legend =
+    "Means over the prompts; the full run's own tokens are fed to both. KL: of the next token, "
+    "full\n"
+    "against compressed, nats. error: relative L2 of attention's output after W_O, over layers. "
+    "needle:\n"
+    "share of its cells (layer, KV head, token) that keep their slot + are merged into one that is "
+    "left.\n"
+    "dropped: share of all tokens lost inside merges. answers: prompts whose own answer holds the "
+    "right\n"
+    "one. cache: bytes over the full cache's, mean over the answer (peak). time: until the answer\n"
+    "begins, over the full prefill.\n";
+
+std::string one_paragraph(std::string text) {
+  std::replace(text.begin(), text.end() - 1, '\n', ' ');
+  return text;
+}
+
+/// How many prompts of this method and budget were answered.
+std::string answered(const std::vector<ComparedRun>& runs, const ComparedRun& row) {
+  int right = 0;
+  int all = 0;
+  for (const ComparedRun& run : runs) {
+    if (run.method == row.method && run.keep == row.keep) {
+      ++all;
+      right += run.answered ? 1 : 0;
+    }
+  }
+  return fmt::format("{}/{}", right, all);
+}
+
+struct Cells {
+  std::string keep, method, kl, error, needle, dropped, answers, cache, time;
+};
+
+/// A row whose memory does not match its neighbours' says so instead of inviting a comparison.
+Cells cells_of(const std::vector<ComparedRun>& runs, const std::vector<ComparedRun>& rows,
+               const ComparedRun& row, bool any_memory) {
+  Cells cells;
+  cells.keep = row.keep;
+  cells.method = row.method;
+  cells.kl = fmt::format("{:.3f}", row.divergence);
+  cells.error = fmt::format("{:.3f}", row.output_error);
+  cells.needle = row.needle_merged > 0 ? fmt::format("{:.0f} + {:.0f} %", 100 * row.needle_kept,
+                                                     100 * row.needle_merged)
+                                       : fmt::format("{:.0f} %", 100 * row.needle_kept);
+  cells.dropped = row.dropped > 0 ? fmt::format("{:.1f} %", 100 * row.dropped) : "0";
+  cells.answers = answered(runs, row);
+  cells.cache = fmt::format("{:.1f} % ({:.1f} %){}", 100 * row.mean_bytes / row.full_bytes,
+                            100 * row.peak_bytes / row.full_bytes,
+                            any_memory || memory_matches(row, rows) ? "" : " !");
+  cells.time = fmt::format("{:.2f} x", row.seconds / row.full_seconds);
+  return cells;
+}
+
+bool any_unmatched(const std::vector<ComparedRun>& rows) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [&](const ComparedRun& row) { return !memory_matches(row, rows); });
+}
+
+constexpr const char* unmatched =
+    "! The mean cache differs by more than 5 % from the median at this budget: not comparable\n"
+    "(--any-memory drops the mark).\n";
+
+nlohmann::ordered_json run_json(const ComparedRun& run) {
+  return {{"prompt", run.prompt},
+          {"prompt_tokens", run.prompt_tokens},
+          {"method", run.method},
+          {"keep", run.keep},
+          {"next_token_kl_nats", run.divergence},
+          {"output_error", run.output_error},
+          {"needle_kept", run.needle_kept},
+          {"needle_merged", run.needle_merged},
+          {"needle_lost", run.needle_lost},
+          {"dropped_share", run.dropped},
+          {"answered", run.answered},
+          {"same_answer", run.same},
+          {"mean_cache_bytes", run.mean_bytes},
+          {"peak_cache_bytes", run.peak_bytes},
+          {"full_cache_bytes", run.full_bytes},
+          {"seconds", run.seconds},
+          {"full_prefill_seconds", run.full_seconds}};
+}
+
+}  // namespace
+
+std::string comparison_text(const std::vector<ComparedRun>& runs, bool any_memory) {
+  const std::vector<ComparedRun> rows = means(runs);
+  std::size_t width = 6;
+  for (const ComparedRun& row : rows) {
+    width = std::max(width, row.method.size());
+  }
+  const auto line = [width](const Cells& c) {
+    return fmt::format("{:>6}  {:<{}}  {:>8} {:>8} {:>12} {:>8} {:>8} {:>18} {:>8}\n", c.keep,
+                       c.method, width, c.kl, c.error, c.needle, c.dropped, c.answers, c.cache,
+                       c.time);
+  };
+  std::string text = line(
+      {"keep", "method", "KL", "error", "needle", "dropped", "answers", "cache (peak)", "time"});
+  for (const ComparedRun& row : rows) {
+    text += line(cells_of(runs, rows, row, any_memory));
+  }
+  text += std::string("\n") + legend;
+  return !any_memory && any_unmatched(rows) ? text + unmatched : text;
+}
+
+std::string comparison_markdown(const std::vector<ComparedRun>& runs, bool any_memory) {
+  const std::vector<ComparedRun> rows = means(runs);
+  std::string text =
+      "| keep | method | KL | error | needle | dropped | answers | cache (peak) | time |\n"
+      "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+  for (const ComparedRun& row : rows) {
+    const Cells c = cells_of(runs, rows, row, any_memory);
+    text += fmt::format("| {} | `{}` | {} | {} | {} | {} | {} | {} | {} |\n", c.keep, c.method,
+                        c.kl, c.error, c.needle, c.dropped, c.answers, c.cache, c.time);
+  }
+  text += "\n" + one_paragraph(legend);
+  return !any_memory && any_unmatched(rows) ? text + one_paragraph(unmatched) : text;
+}
+
+std::string comparison_csv(const std::vector<ComparedRun>& runs) {
+  std::string text;
+  for (const ComparedRun& run : runs) {
+    const nlohmann::ordered_json row = run_json(run);
+    if (text.empty()) {
+      for (const auto& [key, value] : row.items()) {
+        text += (text.empty() ? "" : ",") + key;
+      }
+      text += "\r\n";
+    }
+    std::string line;
+    for (const auto& [key, value] : row.items()) {
+      std::string cell = value.is_string() ? value.get<std::string>() : value.dump();
+      if (cell.find_first_of(",\"\r\n") != std::string::npos) {
+        std::string quoted = "\"";
+        for (const char c : cell) {
+          quoted += c == '"' ? "\"\"" : std::string(1, c);
+        }
+        cell = quoted + "\"";
+      }
+      line += (line.empty() ? "" : ",") + cell;
+    }
+    text += line + "\r\n";
+  }
+  return text;
+}
+
+nlohmann::ordered_json comparison_json(const std::string& model_name,
+                                       const std::vector<ComparedRun>& runs) {
+  nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
+  for (const ComparedRun& run : runs) {
+    prompts.push_back(run_json(run));
+  }
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const ComparedRun& row : means(runs)) {
+    rows.push_back(run_json(row));
+    rows.back()["memory_matched"] = memory_matches(row, means(runs));
+    rows.back()["answers"] = answered(runs, row);
+    rows.back().erase("answered");
+    rows.back().erase("same_answer");
+  }
+  return {{"format", "kvscope.comparison"},
+          {"version_major", 1},
+          {"model", model_name},
+          {"runs", prompts},
+          {"means", rows}};
+}
+
+}  // namespace kvscope::cli
