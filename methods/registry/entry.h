@@ -54,15 +54,18 @@ PieceEntry uniform_entry();
 PieceEntry pyramid_entry();
 PieceEntry adakv_entry();
 PieceEntry pool_entry();
+PieceEntry concentration_entry();
 // Selectors.
 PieceEntry top_k_entry();
 PieceEntry threshold_entry();
 PieceEntry diversity_entry();
+PieceEntry noise_entry();
 // Mergers.
 PieceEntry drop_entry();
 PieceEntry nearest_key_entry();
 PieceEntry pivot_entry();
 PieceEntry weighted_entry();
+PieceEntry cam_entry();
 // Cadences.
 PieceEntry decode_entry();
 

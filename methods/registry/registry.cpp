@@ -24,18 +24,21 @@ const std::vector<PieceEntry>& entries() {
       asymkv_entry(),                //
       kvslimmer_entry(),             //
       // Later pieces.
-      uniform_entry(),      //
-      pyramid_entry(),      //
-      adakv_entry(),        //
-      pool_entry(),         //
-      top_k_entry(),        //
-      threshold_entry(),    //
-      diversity_entry(),    //
-      drop_entry(),         //
-      nearest_key_entry(),  //
-      pivot_entry(),        //
-      weighted_entry(),     //
-      decode_entry(),       //
+      uniform_entry(),        //
+      pyramid_entry(),        //
+      adakv_entry(),          //
+      pool_entry(),           //
+      concentration_entry(),  //
+      top_k_entry(),          //
+      threshold_entry(),      //
+      diversity_entry(),      //
+      noise_entry(),          //
+      drop_entry(),           //
+      nearest_key_entry(),    //
+      pivot_entry(),          //
+      weighted_entry(),       //
+      cam_entry(),            //
+      decode_entry(),         //
   };
   return all;
 }

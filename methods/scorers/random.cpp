@@ -3,18 +3,11 @@
 #include <cstdint>
 
 #include "registry/entry.h"
+#include "scorers/draws.h"
 #include "scorers/reduce.h"
 
 namespace kvscope::detail {
 namespace {
-
-/// splitmix64's finalizer: a well-mixed 64-bit word of a counter.
-std::uint64_t mix(std::uint64_t word) {
-  word += 0x9E3779B97F4A7C15ULL;
-  word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  word = (word ^ (word >> 27)) * 0x94D049BB133111EBULL;
-  return word ^ (word >> 31);
-}
 
 /// Uniform draws keyed by (seed, layer, KV head, token): no call order, no shared generator.
 class Random : public Scorer {
@@ -32,8 +25,7 @@ class Random : public Scorer {
       const std::uint64_t key =
           mix(base ^ mix((layer << 32) | static_cast<std::uint64_t>(kv_head)));
       for (int token = 0; token < tokens; ++token) {
-        const std::uint64_t word = mix(key + static_cast<std::uint64_t>(token));
-        *out++ = static_cast<float>(word >> 40) * 0x1p-24F;
+        *out++ = uniform_draw(key + static_cast<std::uint64_t>(token));
       }
     }
     return {scores, scores.unsqueeze(0)};

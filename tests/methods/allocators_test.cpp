@@ -119,6 +119,61 @@ TEST(Allocators, PoolRefusesToNormaliseNegativeScores) {
   EXPECT_EQ(decided(run, "knorm | pool:normalise=false", "4").kept_slots(), 16);
 }
 
+TEST(Allocators, ConcentrationSharesByTheHeadsEffectiveTokens) {
+  FakeRun run = attention_run({1, 2, 2, 20, 2, 2}, std::vector<float>(800, 0.0F));
+  at::Tensor keys = run.tables(0).keys;
+  keys.fill_(2);  // head 0: all alike, every token counts the same
+  keys[1].fill_(4);
+  keys[1][7].fill_(0.1);  // head 1: one key stands out
+  const auto slots = [&](const std::string& text, const char* keep) {
+    const Decision decision = decided(run, text, keep);
+    return std::pair(decision.layers[0].kept(0), decision.layers[0].kept(1));
+  };
+  // Equal scores: 20 effective tokens. One at (19 / 20) / sqrt(19 / 400) = 4.36 deviations above
+  // the rest: p = e^4.36 / (e^4.36 + 19) = .804 for it, entropy .496 + .196 ln 19 = 1.07, 2.92.
+  const double lone = 2.92;
+  const double share = (1 / 20.0) / (1 / 20.0 + 1 / lone);
+  const auto [flat, peaked] = slots("knorm | concentration:floor=0", "8");
+  EXPECT_EQ(flat + peaked, 16);
+  EXPECT_NEAR(flat, 16 * share, 1);
+  const auto [more, less] = slots("knorm | concentration:floor=0,more=dispersed", "8");
+  EXPECT_NEAR(less, 16 * share, 1) << "the other way round";
+  EXPECT_EQ(more + less, 16);
+  EXPECT_EQ(slots("knorm | concentration:floor=1", "8"), std::pair(8, 8)) << "all guaranteed";
+  EXPECT_EQ(slots("knorm | concentration:floor=0", "20"), std::pair(20, 20));
+  const auto [rest, all] = slots("knorm | concentration:floor=0", "15");
+  EXPECT_EQ(all, 20) << "a head holds no more than its tokens";
+  EXPECT_EQ(rest, 10) << "what is left goes to the other";
+}
+
+TEST(Selectors, NoiseDisturbsByDegree) {
+  FakeRun run = generated_run({1, 2, 2, 60, 4, 4}, 3);
+  const std::vector<int> plain = kept(decided(run, "knorm", "20"), 0, 0);
+  EXPECT_EQ(kept(decided(run, "knorm | noise:deviation=0", "20"), 0, 0), plain);
+  const auto moved = [&](const std::string& text) {
+    std::vector<int> lost;
+    const std::vector<int> now = kept(decided(run, text, "20"), 0, 0);
+    EXPECT_EQ(now.size(), 20u);
+    std::set_difference(plain.begin(), plain.end(), now.begin(), now.end(),
+                        std::back_inserter(lost));
+    return lost.size();
+  };
+  EXPECT_LE(moved("knorm | noise:deviation=0.01"), 2u);
+  EXPECT_GE(moved("knorm | noise:deviation=100"), 7u) << "nearly chance keeps a third of them";
+  EXPECT_NE(kept(decided(run, "knorm | noise:deviation=1,seed=1", "20"), 0, 0),
+            kept(decided(run, "knorm | noise:deviation=1,seed=2", "20"), 0, 0));
+  EXPECT_EQ(kept(decided(run, "knorm | noise:deviation=1,seed=1", "20"), 0, 0),
+            kept(decided(run, "knorm | noise:deviation=1,seed=1", "20"), 0, 0));
+}
+
+TEST(Selectors, NoiseBreaksTiesByChance) {
+  FakeRun run = attention_run({1, 1, 1, 40, 2, 2}, std::vector<float>(1600, 0.0F));
+  run.tables(0).keys.fill_(1);
+  const Decision decision = decided(run, "knorm | noise:deviation=0.000001", "10");
+  EXPECT_EQ(decision.layers[0].kept(0), 10);
+  EXPECT_GT(kept(decision, 0, 0).back(), 20) << "not the first ten";
+}
+
 TEST(Selectors, TopKKeepsTheLowerOfEqualTokens) {
   FakeRun run = attention_run({1, 1, 1, 6, 2, 2}, std::vector<float>(36, 0.0F));
   run.tables(0).keys = table({1, 6, 2}, {3, 0, 1, 0, 0, 1, 2, 0, 0, -1, 1, 0});

@@ -57,6 +57,71 @@ TEST(Mergers, NearestKeySumsManySourcesOfOneTarget) {
   EXPECT_NEAR(east[1], (a * 2 + c * 6) / (1 + a + b + c), 2e-6);
 }
 
+/// knorm keeps tokens 2 and 5 of six with these attention sums; keys play no other part.
+FakeRun followed(const std::vector<float>& last_row) {
+  std::vector<float> rows(36, 0.0F);
+  std::copy(last_row.begin(), last_row.end(), rows.begin() + 30);
+  FakeRun run = attention_run({1, 1, 1, 6, 2, 2}, rows);
+  run.tables(0).keys = table({1, 6, 2}, {3, 0, 4, 0, 1, 0, 5, 0, 6, 0, 1, 0});
+  run.tables(0).values = table({1, 6, 2}, {1, 0, 0, 1, 2, 2, 0, 4, 8, 0, 1, 1});
+  return run;
+}
+
+std::vector<float> cam_value(FakeRun& run, const Decision& decision, int slot, bool key = false) {
+  const FakeLayer& tables = run.tables(0);
+  const LayerCache cut = apply_decision({tables.keys, tables.values, SlotTable::full(1, 6)},
+                                        decision.layers[0], decision.form);
+  const at::Tensor row = (key ? cut.keys : cut.values)[0][slot].contiguous();
+  return {row.const_data_ptr<float>(), row.const_data_ptr<float>() + 2};
+}
+
+TEST(Mergers, CamAddsWholeValuesWhereChanceIsOne) {
+  // Evicted tokens received at least as much as what follows them: certain. Token 1 received
+  // nothing.
+  FakeRun run = followed({0.4F, 0.0F, 0.1F, 0.2F, 0.2F, 0.1F});
+  const Decision decision = decided(run, "knorm | cam:candidates=6", "2");
+  EXPECT_THAT(kept(decision, 0, 0), ElementsAre(2, 5));
+  EXPECT_EQ(fate_letters(decision.layers[0]), "METMMT");
+  EXPECT_EQ(reason(decision, 0, 0, 1), Reason::merger_declined);
+  // Token 0 goes to 2 and 5 in halves; 3 and 4 to 5 alone.
+  EXPECT_THAT(cam_value(run, decision, 0), ElementsAre(2 + .5F, 2));
+  EXPECT_THAT(cam_value(run, decision, 1), ElementsAre(1 + .5F + 8, 1 + 4));
+  EXPECT_THAT(cam_value(run, decision, 1, true), ElementsAre(1, 0)) << "keys stay";
+  const Decision narrow = decided(run, "knorm | cam:candidates=6,window=1", "2");
+  EXPECT_THAT(cam_value(run, narrow, 0), ElementsAre(2 + 1, 2)) << "all of token 0 into token 2";
+}
+
+TEST(Mergers, CamTakesTheMostReceivingAndNoneAfterThePrompt) {
+  FakeRun run = followed({0.3F, 0.1F, 0.1F, 0.2F, 0.2F, 0.1F});
+  const auto letters = [&](const std::string& text) {
+    return fate_letters(decided(run, text, "2").layers[0]);
+  };
+  EXPECT_EQ(letters("knorm | cam:candidates=1"), "METEET");
+  EXPECT_EQ(letters("knorm | cam:candidates=2"), "METEMT") << "of equal ones the later";
+  EXPECT_EQ(letters("knorm | cam"), "EEKEEK") << "nothing was decoded yet";
+}
+
+TEST(Mergers, CamIsEvictionWhereNothingWasReceived) {
+  FakeRun run = followed({0.0F, 0.0F, 0.5F, 0.0F, 0.0F, 0.5F});
+  const Decision cam = decided(run, "knorm | cam:candidates=6", "2");
+  EXPECT_EQ(fate_letters(cam.layers[0]), "EEKEEK");
+  EXPECT_THAT(cam_value(run, cam, 0), ElementsAre(2, 2));
+}
+
+TEST(Mergers, CamDrawsByTheShareOfAttention) {
+  int merged = 0;
+  for (int seed = 0; seed < 400; ++seed) {  // token 4: .1 against .4 of token 5, a quarter
+    FakeRun run = followed({0.0F, 0.0F, 0.5F, 0.0F, 0.1F, 0.4F});
+    const Decision decision =
+        decided(run, "knorm | cam:candidates=6,seed=" + std::to_string(seed), "2");
+    merged += fate_letters(decision.layers[0]) == "EEKEMT" ? 1 : 0;
+  }
+  EXPECT_NEAR(merged, 100, 4 * std::sqrt(400 * .25 * .75));
+  FakeRun run = followed({0.0F, 0.0F, 0.5F, 0.0F, 0.1F, 0.4F});
+  EXPECT_EQ(fate_letters(decided(run, "knorm | cam:candidates=6,chance=half", "2").layers[0]),
+            "EEKEEK");
+}
+
 TEST(Mergers, NearestKeyGatesByCosineAndByFraction) {
   FakeRun run = six_keys();
   const Decision gated = decided(run, "knorm | nearest_key:gate=0.9", "2");
