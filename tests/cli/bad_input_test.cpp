@@ -97,6 +97,39 @@ TEST(BadInput, UnknownTokenizer) {
             0);
 }
 
+/// The seed systems say which number is wrong, and how to mend it, before any forward pass.
+TEST(BadInput, SeedSystems) {
+  Workspace workspace;
+  std::string corpus;
+  for (int word = 0; word < 400; ++word) {
+    corpus += "word " + std::to_string(word) + " ";
+  }
+  workspace.write("corpus.txt", corpus);
+  ASSERT_EQ(workspace("calibrate tiny.gguf -f corpus.txt -o tiny.calibration.h5").status, 0);
+  std::string other = workspace.read("tiny.gguf");
+  other.back() = static_cast<char>(other.back() ^ 1);
+  workspace.write("other.gguf", other);
+  const std::string generate =
+      "generate tiny.gguf -f prompt.txt --new-tokens 2 --keep 0.2 -o d -m ";
+  const std::string calibrated = ":calibration=tiny.calibration.h5";
+  expect_refused({{generate + "alpha" + calibrated + ",lambda=-1", 2, "give a value in 0.."},
+                  {generate + "alpha" + calibrated + ",lambda=nan", 2, "not finite"},
+                  {generate + "alpha", 2, "needs a calibration"},
+                  {generate + "triattention:calibration=absent.h5", 1, "absent.h5"},
+                  {generate + "triattention:calibration=tiny.gguf", 1, "tiny.gguf"},
+                  {generate + "triattention" + calibrated, 2, "none for new tokens"},
+                  {"generate other.gguf -f prompt.txt -o d -m triattention" + calibrated +
+                       ",prompt=evictable,first_cut=prefill_end",
+                   2, "another model"},
+                  {generate + "laprox:window=4096", 2, "protect fewer tokens"},
+                  {generate + "snapkv:window=64", 2, "protects 64 tokens"},
+                  {generate + "asymkv:cache=60,sink=40,chunk=16", 2, "fewer than its 40 sinks"},
+                  {generate + "kvslimmer:cache=60,sink=40,chunk=16", 2, "larger chunk="},
+                  {generate + "asymkv", 2, "timing=budget"},
+                  {generate + "kvslimmer:cache=20,sink=20,chunk=64", 2, "sinks"}},
+                 workspace);
+}
+
 TEST(BadInput, DecideAndReport) {
   Workspace workspace;
   ASSERT_EQ(

@@ -226,6 +226,44 @@ TEST_F(Needle, TheAnswerFlipsExactlyWhenItsSlotGoes) {
   EXPECT_GT(lost, 15);
 }
 
+/// Where pairs merge, a needle that stands alone in its slot is found, and one that was dropped
+/// with its pair is not; a chain drops none.
+TEST_F(Needle, PairMergingLosesItExactlyWhenItIsDropped) {
+  int alone = 0;
+  int dropped = 0;
+  for (const std::string name : {"asymkv", "kvslimmer:variant=code", "kvslimmer:variant=paper"}) {
+    for (const std::string merger : {"pairs", "chain"}) {
+      for (int cache = 6; cache <= 36; ++cache) {
+        for (const int sink : {1, 4}) {
+          const std::string text = name + (name == "asymkv" ? ":" : ",") + "merger=" + merger +
+                                   ",chunk=8,final_cut=true," + "cache=" + std::to_string(cache) +
+                                   ",sink=" + std::to_string(sink);
+          SCOPED_TRACE(text);
+          const auto run = start();
+          const Decision decision = compress(*run, std::move(parse_methods(text).front()),
+                                             Budget::parse(std::to_string(cache)));
+          const LayerDecision& layer = decision.layers[0];
+          const std::size_t cell = layer.cell(0, needle_at);
+          const bool target = std::any_of(
+              layer.edges.begin(), layer.edges.end(),
+              [&](const MergeEdge& edge) { return edge.kv_head == 0 && edge.target == needle_at; });
+          const std::int32_t said = answer(*run);
+          if (layer.removed_at[cell] == alive && !target) {
+            EXPECT_EQ(said, needle_token('7'));
+            ++alone;
+          } else if (layer.fate[cell] == Fate::dropped) {
+            EXPECT_EQ(said, needle_token('-'));
+            ++dropped;
+            EXPECT_EQ(merger, "pairs");
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(alone, 10);
+  EXPECT_GT(dropped, 5);
+}
+
 /// TriAttention knows '?' from the calibration alone: the mean query points at needles.
 TEST_F(Needle, TriAttentionFindsItWithoutAQuestion) {
   for (const std::string preset :
