@@ -107,7 +107,9 @@ TEST(BadInput, SeedSystems) {
   workspace.write("corpus.txt", corpus);
   ASSERT_EQ(workspace("calibrate tiny.gguf -f corpus.txt -o tiny.calibration.h5").status, 0);
   std::string other = workspace.read("tiny.gguf");
-  other.back() = static_cast<char>(other.back() ^ 1);
+  for (std::size_t at = other.size() / 2 / 32 * 32; at < other.size(); at += 32) {
+    other[at] = static_cast<char>(other[at] ^ 1);  // the last place of every eighth weight
+  }
   workspace.write("other.gguf", other);
   const std::string generate =
       "generate tiny.gguf -f prompt.txt --new-tokens 2 --keep 0.2 -o d -m ";
