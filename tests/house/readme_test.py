@@ -3,7 +3,7 @@
 usage: readme_test.py ROOT PROGRAMS commands|python|subcommands [PYTHON]
 
 commands     the block under "Five commands", line by line; then every file it names exists
-python       the Python snippet, on the capture those commands make (PYTHON has h5py and matplotlib)
+python       the Python snippets, on the capture those commands make (PYTHON has h5py and matplotlib)
 subcommands  README's table and `kvscope --help` name the same subcommands
 """
 
@@ -17,10 +17,10 @@ import tempfile
 SKIPPED = 77
 
 
-def block(readme, heading, language):
-    """The first fenced block of a language under a heading."""
+def blocks(readme, heading, language):
+    """The fenced blocks of a language under a heading."""
     section = readme.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL).group(1)
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
 def run(command, folder, programs):
@@ -35,7 +35,7 @@ def run(command, folder, programs):
 def main(root, programs, mode, python=sys.executable):
     root, programs = pathlib.Path(root).resolve(), pathlib.Path(programs).resolve()
     readme = (root / "README.md").read_text(encoding="utf-8")
-    commands = block(readme, "Five commands", "sh").strip().splitlines()
+    commands = blocks(readme, "Five commands", "sh")[0].strip().splitlines()
     if len(commands) != 5:
         sys.exit(f"{len(commands)} commands under 'Five commands'")
     if mode == "subcommands":
@@ -53,9 +53,10 @@ def main(root, programs, mode, python=sys.executable):
                 print(f"{python} has no h5py or no matplotlib; ./run test installs them")
                 sys.exit(SKIPPED)
             run(commands[0], folder, programs)
-            snippet = pathlib.Path(folder) / "snippet.py"
-            snippet.write_text(block(readme, "In Python", "python"), encoding="utf-8")
-            run(f"MPLBACKEND=Agg '{python}' snippet.py tiny.capture.h5 && test -s capture.png", folder, programs)
+            snippets = blocks(readme, "In Python", "python")
+            for text, picture in zip(snippets, ("capture.png", "six.png"), strict=True):
+                (pathlib.Path(folder) / "snippet.py").write_text(text, encoding="utf-8")
+                run(f"MPLBACKEND=Agg '{python}' snippet.py tiny.capture.h5 && test -s {picture}", folder, programs)
             return
         viewer = (programs / "kvscope-viewer").exists()
         for command in commands if viewer else commands[:-1]:
