@@ -30,7 +30,7 @@ void add_report(Program program);
 void add_view(Program program);
 void add_spectral(Program program);
 void add_generate(Program program);
-void add_compare(Program program);
+void add_evaluate(Program program);
 void add_calibrate(Program program);
 void add_methods(Program program);
 void add_inspect(Program program);

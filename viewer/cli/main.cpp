@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
   kvscope::cli::add_view(program);
   kvscope::cli::add_spectral(program);
   kvscope::cli::add_generate(program);
-  kvscope::cli::add_compare(program);
+  kvscope::cli::add_evaluate(program);
   kvscope::cli::add_calibrate(program);
   kvscope::cli::add_methods(program);
   kvscope::cli::add_inspect(program);

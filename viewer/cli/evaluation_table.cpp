@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "comparison.h"
+#include "evaluation.h"
 
 namespace kvscope::cli {
 namespace {
@@ -26,10 +26,10 @@ std::string one_paragraph(std::string text) {
 }
 
 /// How many prompts of this method and budget were answered.
-std::string answered(const std::vector<ComparedRun>& runs, const ComparedRun& row) {
+std::string answered(const std::vector<EvaluatedRun>& runs, const EvaluatedRun& row) {
   int right = 0;
   int all = 0;
-  for (const ComparedRun& run : runs) {
+  for (const EvaluatedRun& run : runs) {
     if (run.method == row.method && run.keep == row.keep) {
       ++all;
       right += run.answered ? 1 : 0;
@@ -43,8 +43,8 @@ struct Cells {
 };
 
 /// A row whose memory does not match its neighbours' says so instead of inviting a comparison.
-Cells cells_of(const std::vector<ComparedRun>& runs, const std::vector<ComparedRun>& rows,
-               const ComparedRun& row, bool any_memory) {
+Cells cells_of(const std::vector<EvaluatedRun>& runs, const std::vector<EvaluatedRun>& rows,
+               const EvaluatedRun& row, bool any_memory) {
   Cells cells;
   cells.keep = row.keep;
   cells.method = row.method;
@@ -62,16 +62,16 @@ Cells cells_of(const std::vector<ComparedRun>& runs, const std::vector<ComparedR
   return cells;
 }
 
-bool any_unmatched(const std::vector<ComparedRun>& rows) {
+bool any_unmatched(const std::vector<EvaluatedRun>& rows) {
   return std::any_of(rows.begin(), rows.end(),
-                     [&](const ComparedRun& row) { return !memory_matches(row, rows); });
+                     [&](const EvaluatedRun& row) { return !memory_matches(row, rows); });
 }
 
 constexpr const char* unmatched =
     "! The mean cache differs by more than 5 % from the median at this budget: not comparable\n"
     "(--any-memory drops the mark).\n";
 
-nlohmann::ordered_json run_json(const ComparedRun& run) {
+nlohmann::ordered_json run_json(const EvaluatedRun& run) {
   return {{"prompt", run.prompt},
           {"prompt_tokens", run.prompt_tokens},
           {"method", run.method},
@@ -93,10 +93,10 @@ nlohmann::ordered_json run_json(const ComparedRun& run) {
 
 }  // namespace
 
-std::string comparison_text(const std::vector<ComparedRun>& runs, bool any_memory) {
-  const std::vector<ComparedRun> rows = means(runs);
+std::string evaluation_text(const std::vector<EvaluatedRun>& runs, bool any_memory) {
+  const std::vector<EvaluatedRun> rows = means(runs);
   std::size_t width = 6;
-  for (const ComparedRun& row : rows) {
+  for (const EvaluatedRun& row : rows) {
     width = std::max(width, row.method.size());
   }
   const auto line = [width](const Cells& c) {
@@ -106,19 +106,19 @@ std::string comparison_text(const std::vector<ComparedRun>& runs, bool any_memor
   };
   std::string text = line(
       {"keep", "method", "KL", "error", "needle", "dropped", "answers", "cache (peak)", "time"});
-  for (const ComparedRun& row : rows) {
+  for (const EvaluatedRun& row : rows) {
     text += line(cells_of(runs, rows, row, any_memory));
   }
   text += std::string("\n") + legend;
   return !any_memory && any_unmatched(rows) ? text + unmatched : text;
 }
 
-std::string comparison_markdown(const std::vector<ComparedRun>& runs, bool any_memory) {
-  const std::vector<ComparedRun> rows = means(runs);
+std::string evaluation_markdown(const std::vector<EvaluatedRun>& runs, bool any_memory) {
+  const std::vector<EvaluatedRun> rows = means(runs);
   std::string text =
       "| keep | method | KL | error | needle | dropped | answers | cache (peak) | time |\n"
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
-  for (const ComparedRun& row : rows) {
+  for (const EvaluatedRun& row : rows) {
     const Cells c = cells_of(runs, rows, row, any_memory);
     text += fmt::format("| {} | `{}` | {} | {} | {} | {} | {} | {} | {} |\n", c.keep, c.method,
                         c.kl, c.error, c.needle, c.dropped, c.answers, c.cache, c.time);
@@ -127,9 +127,9 @@ std::string comparison_markdown(const std::vector<ComparedRun>& runs, bool any_m
   return !any_memory && any_unmatched(rows) ? text + one_paragraph(unmatched) : text;
 }
 
-std::string comparison_csv(const std::vector<ComparedRun>& runs) {
+std::string evaluation_csv(const std::vector<EvaluatedRun>& runs) {
   std::string text;
-  for (const ComparedRun& run : runs) {
+  for (const EvaluatedRun& run : runs) {
     const nlohmann::ordered_json row = run_json(run);
     if (text.empty()) {
       for (const auto& [key, value] : row.items()) {
@@ -154,21 +154,21 @@ std::string comparison_csv(const std::vector<ComparedRun>& runs) {
   return text;
 }
 
-nlohmann::ordered_json comparison_json(const std::string& model_name,
-                                       const std::vector<ComparedRun>& runs) {
+nlohmann::ordered_json evaluation_json(const std::string& model_name,
+                                       const std::vector<EvaluatedRun>& runs) {
   nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
-  for (const ComparedRun& run : runs) {
+  for (const EvaluatedRun& run : runs) {
     prompts.push_back(run_json(run));
   }
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  for (const ComparedRun& row : means(runs)) {
+  for (const EvaluatedRun& row : means(runs)) {
     rows.push_back(run_json(row));
     rows.back()["memory_matched"] = memory_matches(row, means(runs));
     rows.back()["answers"] = answered(runs, row);
     rows.back().erase("answered");
     rows.back().erase("same_answer");
   }
-  return {{"format", "kvscope.comparison"},
+  return {{"format", "kvscope.evaluation"},
           {"version_major", 1},
           {"model", model_name},
           {"runs", prompts},

@@ -5,8 +5,8 @@
 
 #include "calibration_text.h"
 #include "command.h"
-#include "comparison.h"
 #include "console.h"
+#include "evaluation.h"
 #include "kvscope/core/error.h"
 #include "kvscope/storage/calibration_file.h"
 #include "prompt_options.h"
@@ -17,9 +17,9 @@ namespace {
 struct Options {
   CommonOptions common;
   std::string model;
-  std::string prompts;
+  std::string plan;
   std::vector<std::string> methods;
-  std::vector<std::string> keeps = {"0.1", "0.2", "0.4"};
+  std::vector<std::string> keeps;
   std::string calibration;
   std::string dtype = "float32";
   std::string cut_after = "prompt";
@@ -47,38 +47,50 @@ std::vector<std::string> seed_systems(const std::string& calibration) {
 }
 
 /// Makes the calibration that the default methods read, unless it is there.
-void need_calibration(const Options& options, const PromptSet& set,
+void need_calibration(const Options& options, const EvaluationPlan& plan,
                       const std::shared_ptr<const Model>& model) {
   if (std::filesystem::exists(options.calibration)) {
     return;
   }
   KVSCOPE_CHECK(
-      !set.calibration.empty(), ErrorCode::usage,
-      "the set of prompts names no text to calibrate on", options.prompts,
+      !plan.calibration.empty(), ErrorCode::usage, "the plan names no text to calibrate on",
+      options.plan,
       "add \"calibration\": [FILES] to it, run `kvscope calibrate`, or name methods with -m");
-  const CalibrationText text = read_calibration_text(set.calibration, model->file());
+  const CalibrationText text = read_calibration_text(plan.calibration, model->file());
   write_calibration(options.calibration, calibrate_on(model, text, 0), false);
   say(options.calibration + ": made");
 }
 
-std::string formatted(const std::string& model_name, const std::vector<ComparedRun>& runs,
+std::string formatted(const std::string& model_name, const std::vector<EvaluatedRun>& runs,
                       const Options& options) {
   if (options.common.json || options.format == "json") {
-    return comparison_json(model_name, runs)
+    return evaluation_json(model_name, runs)
                .dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
            "\n";
   }
-  return options.format == "csv"        ? comparison_csv(runs)
-         : options.format == "markdown" ? comparison_markdown(runs, options.any_memory)
-                                        : comparison_text(runs, options.any_memory);
+  return options.format == "csv"        ? evaluation_csv(runs)
+         : options.format == "markdown" ? evaluation_markdown(runs, options.any_memory)
+                                        : evaluation_text(runs, options.any_memory);
 }
 
-void run_compare(Options& options) {
+/// What the command line leaves open is the plan's, then ours.
+void take_from(const EvaluationPlan& plan, Options& options) {
+  options.model = options.model.empty() ? plan.model : options.model;
+  KVSCOPE_CHECK(!options.model.empty(), ErrorCode::usage, "the plan names no model", options.plan,
+                "pass --model MODEL, or add \"model\" to it");
+  options.methods = options.methods.empty() ? plan.methods : options.methods;
+  if (options.keeps.empty()) {
+    options.keeps = plan.keeps.empty() ? std::vector<std::string>{"0.1", "0.2", "0.4"} : plan.keeps;
+  }
+}
+
+void run_evaluate(Options& options) {
   use_threads(options.common.threads);
   if (!options.output.empty()) {
     refuse_existing(options.output, options.force);
   }
-  const PromptSet set = read_prompt_set(options.prompts);
+  const EvaluationPlan plan = read_plan(options.plan);
+  take_from(plan, options);
   std::vector<Budget> budgets;
   for (const std::string& keep : options.keeps) {
     budgets.push_back(Budget::parse(keep));
@@ -99,7 +111,7 @@ void run_compare(Options& options) {
   parse(options.methods);  // what is wrong there is found before the model is read
   const auto model = Model::load(file, runtime_options(options.common, options.dtype));
   if (defaults) {
-    need_calibration(options, set, model);
+    need_calibration(options, plan, model);
     parse(seed_systems(options.calibration));
   }
   GenerationOptions generation;
@@ -111,12 +123,12 @@ void run_compare(Options& options) {
   generation.cut_after_context = options.cut_after == "context";
   LiveRunOptions live;
   live.stop = &stop_requested();
-  std::vector<ComparedRun> runs;
+  std::vector<EvaluatedRun> runs;
   std::vector<std::string> full_answers;
-  for (const ComparedPrompt& prompt : set.prompts) {
+  for (const PlannedPrompt& prompt : plan.prompts) {
     const auto start = std::chrono::steady_clock::now();
-    std::vector<ComparedRun> found =
-        compare_on(model, prompt, !options.plain, generation, live, full_answers);
+    std::vector<EvaluatedRun> found =
+        evaluate_on(model, prompt, !options.plain, generation, live, full_answers);
     say(fmt::format("{}: {} tokens, {} runs, {:.0f} s; the full cache answers: {}", prompt.name,
                     found.front().prompt_tokens, found.size(), seconds_since(start),
                     nlohmann::json(full_answers.back())
@@ -134,25 +146,27 @@ void run_compare(Options& options) {
 
 }  // namespace
 
-void add_compare(Program program) {
+void add_evaluate(Program program) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = program.app.add_subcommand(
-      "compare",
-      "Methods against the full cache on several prompts with a planted fact: one table");
-  command->add_option("MODEL", options->model, "A .gguf file or a Hugging Face folder")->required();
+  CLI::App* command = program.app.add_subcommand("evaluate",
+                                                 "Methods and budgets against the full cache on a "
+                                                 "plan's prompts with planted facts: one table");
   command
-      ->add_option("--prompts", options->prompts,
-                   "A JSON file of texts, facts and questions; data/compare/prompts.json is one")
+      ->add_option("PLAN", options->plan,
+                   "A JSON file of texts, facts and questions; data/evaluate/plan.json is one")
       ->required();
+  command->add_option("--model", options->model,
+                      "A .gguf file or a Hugging Face folder; default: the plan's");
   command->add_option(
       "-m,--method", options->methods,
-      "Method text; repeatable; default: the five seed systems and three baselines");
-  command->add_option("--keep", options->keeps, "Budget; repeatable, or a list: 0.1,0.2,0.4")
-      ->delimiter(',')
-      ->capture_default_str();
+      "Method text; repeatable; default: the plan's, or the five seed systems and three baselines");
+  command
+      ->add_option("--keep", options->keeps,
+                   "Budget; repeatable, or a list; default: the plan's, or 0.1,0.2,0.4")
+      ->delimiter(',');
   command->add_option(
       "--calibration", options->calibration,
-      "NAME.calibration.h5 for the default methods; made from the set's own texts if "
+      "NAME.calibration.h5 for the default methods; made from the plan's own texts if "
       "it is not there");
   command->add_option("--new-tokens", options->new_tokens, "Longest answer")
       ->check(CLI::Range(1, 1 << 20))
@@ -175,14 +189,17 @@ void add_compare(Program program) {
   command->add_option("-o,--output", options->output, "A file instead of stdout");
   add_common(*command, options->common);
   command->footer(
-      "A prompt of the set is {\"name\", \"file\", \"needle\", \"question\", \"answer\", "
-      "\"depth\"}; with a\n"
-      "depth of 0 to 1 the needle is planted there as a line of its own.\n"
+      "A plan is {\"format\": \"kvscope.plan\", \"prompts\": [...]} and may hold \"model\", "
+      "\"methods\",\n"
+      "\"keeps\" and \"calibration\" (texts). A prompt is {\"name\", \"file\", \"needle\", "
+      "\"question\",\n"
+      "\"answer\", \"depth\"}; with a depth of 0 to 1 the needle is planted there as a line of its "
+      "own.\n"
       "Examples:\n"
-      "  kvscope compare model.gguf --prompts data/compare/prompts.json \\\n"
+      "  kvscope evaluate data/evaluate/plan.json --model model.gguf \\\n"
       "      --calibration model.calibration.h5 --format markdown\n"
-      "  kvscope compare model.gguf --prompts mine.json -m snapkv -m laprox --keep 0.2 --json");
-  command->callback([options] { run_compare(*options); });
+      "  kvscope evaluate mine.json --model model.gguf -m snapkv -m laprox --keep 0.2 --json");
+  command->callback([options] { run_evaluate(*options); });
 }
 
 }  // namespace kvscope::cli

@@ -9,24 +9,25 @@ namespace kvscope::test {
 namespace {
 
 /// A folder with the hand-written needle model, whose answer is known, and prompts for it.
-class Compare : public testing::Test {
+class Evaluate : public testing::Test {
  protected:
-  Compare() {
+  Evaluate() {
     write_needle_model((workspace_.folder() / "needle.gguf").string());
     std::string text;
     for (int line = 0; line < 6; ++line) {
       text += "abcdefghijklm\n";
     }
     workspace_.write("text.txt", text);
-    write_set(
+    write_plan(
         R"({"name": "seven", "file": "text.txt", "needle": "7", "question": "?", "answer": "7", "depth": 0.4})");
   }
-  void write_set(const std::string& prompt, const std::string& format = "kvscope.prompts") const {
-    workspace_.write("set.json", R"({"format": ")" + format + R"(", "prompts": [)" + prompt + "]}");
+  void write_plan(const std::string& prompt, const std::string& format = "kvscope.plan") const {
+    workspace_.write("plan.json",
+                     R"({"format": ")" + format + R"(", "prompts": [)" + prompt + "]}");
   }
   Result run(const std::string& arguments) const {
     return workspace_(
-        "compare needle.gguf --prompts set.json --plain --cut-after context --new-tokens 2 " +
+        "evaluate plan.json --model needle.gguf --plain --cut-after context --new-tokens 2 " +
         arguments);
   }
   const Workspace workspace_;
@@ -34,11 +35,11 @@ class Compare : public testing::Test {
 
 const char* const methods = "-m full -m streaming_llm:sinks=4 -m keydiff -m knorm --keep 0.3 ";
 
-TEST_F(Compare, TheAnswerFollowsTheNeedle) {
+TEST_F(Evaluate, TheAnswerFollowsTheNeedle) {
   const Result result = run(std::string(methods) + "--json");
   ASSERT_EQ(result.status, 0) << result.err;
   const auto json = result.json();
-  EXPECT_EQ(json["format"], "kvscope.comparison");
+  EXPECT_EQ(json["format"], "kvscope.evaluation");
   ASSERT_EQ(json["runs"].size(), 4u);
   const auto& full = json["runs"][0];
   EXPECT_EQ(full["needle_kept"], 1.0);
@@ -66,11 +67,11 @@ TEST_F(Compare, TheAnswerFollowsTheNeedle) {
   }
 }
 
-TEST_F(Compare, MergedNeedlesAreToldFromLostOnes) {
-  workspace_.write("prompt.json", R"({"format": "kvscope.prompts", "prompts": [
+TEST_F(Evaluate, MergedNeedlesAreToldFromLostOnes) {
+  workspace_.write("prompt.json", R"({"format": "kvscope.plan", "prompts": [
       {"name": "keeper", "file": "prompt.txt", "needle": "7421"}]})");
   const Result result = workspace_(
-      "compare tiny.gguf --prompts prompt.json --plain --new-tokens 2 --keep 0.3 --json "
+      "evaluate prompt.json --model tiny.gguf --plain --new-tokens 2 --keep 0.3 --json "
       "-m 'streaming_llm:sinks=4|nearest_key' -m asymkv:timing=budget "
       "-m asymkv:timing=budget,merger=chain");
   ASSERT_EQ(result.status, 0) << result.err;
@@ -82,7 +83,7 @@ TEST_F(Compare, MergedNeedlesAreToldFromLostOnes) {
   EXPECT_EQ(runs[2]["needle_lost"], 0.0);
 }
 
-TEST_F(Compare, UnmatchedMemoryIsMarkedUnlessTold) {
+TEST_F(Evaluate, UnmatchedMemoryIsMarkedUnlessTold) {
   const Result text = run(methods);
   ASSERT_EQ(text.status, 0) << text.err;
   EXPECT_NE(text.out.find("100.0 % (100.6 %) !"), std::string::npos) << text.out;
@@ -94,8 +95,8 @@ TEST_F(Compare, UnmatchedMemoryIsMarkedUnlessTold) {
   EXPECT_EQ(json.json()["means"][1]["memory_matched"], true);
 }
 
-TEST_F(Compare, MeansAndFormats) {
-  write_set(
+TEST_F(Evaluate, MeansAndFormats) {
+  write_plan(
       R"({"name": "seven", "file": "text.txt", "needle": "7", "question": "?", "answer": "7", "depth": 0.4},
          {"name": "three", "file": "text.txt", "needle": "3", "question": "?", "answer": "3", "depth": 0.99})");
   const Result result = run("-m streaming_llm:sinks=4 --keep 0.1,0.3 --json");
@@ -117,9 +118,25 @@ TEST_F(Compare, MeansAndFormats) {
   EXPECT_TRUE(workspace_.read("table.md").starts_with("| keep | method | KL |"));
 }
 
-TEST_F(Compare, BadSetsAreRefusedByName) {
+TEST_F(Evaluate, APlanMayNameEverything) {
+  workspace_.write("plan.json", R"({"format": "kvscope.plan", "model": "needle.gguf",
+      "methods": ["knorm", "keydiff"], "keeps": ["0.2", "0.5"], "prompts": [
+      {"name": "seven", "file": "text.txt", "needle": "7", "depth": 0.4}]})");
+  const Result result = workspace_("evaluate plan.json --plain --new-tokens 1 --json");
+  ASSERT_EQ(result.status, 0) << result.err;
+  ASSERT_EQ(result.json()["runs"].size(), 4u);
+  EXPECT_EQ(result.json()["runs"][3]["method"], "keydiff");
+  EXPECT_EQ(result.json()["runs"][3]["keep"], "0.5");
+  EXPECT_EQ(workspace_("evaluate plan.json --keep 0.3 -m knorm --plain --new-tokens 1 --json")
+                .json()["runs"]
+                .size(),
+            1u)
+      << "the command line goes first";
+}
+
+TEST_F(Evaluate, BadPlansAreRefusedByName) {
   const auto refused = [&](const std::string& prompt, const std::string& message) {
-    write_set(prompt);
+    write_plan(prompt);
     const Result result = run("-m knorm --keep 0.3 -o out.json");
     EXPECT_NE(result.status, 0) << prompt;
     EXPECT_NE(result.err.find(message), std::string::npos) << prompt << "\n" << result.err;
@@ -133,15 +150,18 @@ TEST_F(Compare, BadSetsAreRefusedByName) {
   refused(R"({"file": "text.txt", "needle": "9"})", "'name' not found");
   refused("", "holds no prompts");
   refused("{", "cannot be read");
-  write_set("", "other");
-  EXPECT_NE(run("-m knorm").err.find("not a set of prompts"), std::string::npos);
-  write_set(R"({"name": "x", "file": "text.txt", "needle": "abc"})");
+  write_plan("", "other");
+  EXPECT_NE(run("-m knorm").err.find("not a plan of an evaluation"), std::string::npos);
+  write_plan(R"({"name": "x", "file": "text.txt", "needle": "abc"})");
   const Result uncalibrated = run("--keep 0.3");
   EXPECT_EQ(uncalibrated.status, 2);
   EXPECT_NE(uncalibrated.err.find("--calibration"), std::string::npos) << uncalibrated.err;
   const Result textless = run("--keep 0.3 --calibration needle.calibration.h5");
   EXPECT_EQ(textless.status, 2);
   EXPECT_NE(textless.err.find("no text to calibrate on"), std::string::npos) << textless.err;
+  const Result modelless = workspace_("evaluate plan.json -m knorm");
+  EXPECT_EQ(modelless.status, 2);
+  EXPECT_NE(modelless.err.find("--model"), std::string::npos) << modelless.err;
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 namespace kvscope::cli {
 
 /// One text with a planted fact, and what is asked about it.
-struct ComparedPrompt {
+struct PlannedPrompt {
   std::string name;
   std::string text;      ///< the needle is in it
   std::string needle;    ///< the fact, word for word
@@ -20,20 +20,24 @@ struct ComparedPrompt {
   std::string answer;    ///< what a right answer contains; may be empty
 };
 
-/// A file of prompts (format "kvscope.prompts", version 1).
-struct PromptSet {
-  std::vector<ComparedPrompt> prompts;
+/// What to run (format "kvscope.plan", version 1). What is empty comes from the command line or its
+/// defaults.
+struct EvaluationPlan {
+  std::string model;  ///< path
+  std::vector<std::string> methods;
+  std::vector<std::string> keeps;
+  std::vector<PlannedPrompt> prompts;
   std::vector<std::string> calibration;  ///< paths of texts to calibrate on; may be empty
 };
 
-/// Reads the JSON and the texts it names, relative to its folder. A prompt is {"name", "file",
-/// "needle", "question", "answer", "depth"}: with a depth in [0, 1] the needle is put in as a line
-/// of its own there, without one it must be in the text. Throws Error{io | usage} saying which
-/// prompt and field is wrong.
-PromptSet read_prompt_set(const std::string& path);
+/// Reads the JSON and the texts it names; paths are relative to its folder. A prompt is {"name",
+/// "file", "needle", "question", "answer", "depth"}: with a depth in [0, 1] the needle is put in as
+/// a line of its own there, without one it must be in the text. Throws Error{io | usage} saying
+/// which prompt and field is wrong.
+EvaluationPlan read_plan(const std::string& path);
 
 /// One method at one budget on one prompt.
-struct ComparedRun {
+struct EvaluatedRun {
   std::string prompt;
   int prompt_tokens = 0;
   std::string method;
@@ -65,21 +69,22 @@ struct NeedleFate {
 NeedleFate needle_fate(const Decision& decision, TokenTable::Range needle);
 
 /// Every method at every budget on one prompt, in that order.
-std::vector<ComparedRun> compare_on(const std::shared_ptr<const Model>& model,
-                                    const ComparedPrompt& prompt, bool chat,
-                                    const GenerationOptions& options, const LiveRunOptions& live,
-                                    std::vector<std::string>& full_answers);
+std::vector<EvaluatedRun> evaluate_on(const std::shared_ptr<const Model>& model,
+                                      const PlannedPrompt& prompt, bool chat,
+                                      const GenerationOptions& options, const LiveRunOptions& live,
+                                      std::vector<std::string>& full_answers);
 
 /// Means over the prompts, one for each method and budget in the order of `runs`.
-std::vector<ComparedRun> means(const std::vector<ComparedRun>& runs);
+std::vector<EvaluatedRun> means(const std::vector<EvaluatedRun>& runs);
 
 /// Whether the run's mean cache, as a share of the full one, is within 5 % of the median of the
 /// runs at the same budget.
-bool memory_matches(const ComparedRun& run, const std::vector<ComparedRun>& same_budget);
+bool memory_matches(const EvaluatedRun& run, const std::vector<EvaluatedRun>& same_budget);
 
-std::string comparison_text(const std::vector<ComparedRun>& runs, bool any_memory);
-std::string comparison_markdown(const std::vector<ComparedRun>& runs, bool any_memory);
-std::string comparison_csv(const std::vector<ComparedRun>& runs);
-nlohmann::ordered_json comparison_json(const std::string& model_name, const std::vector<ComparedRun>& runs);
+std::string evaluation_text(const std::vector<EvaluatedRun>& runs, bool any_memory);
+std::string evaluation_markdown(const std::vector<EvaluatedRun>& runs, bool any_memory);
+std::string evaluation_csv(const std::vector<EvaluatedRun>& runs);
+nlohmann::ordered_json evaluation_json(const std::string& model_name,
+                                       const std::vector<EvaluatedRun>& runs);
 
 }  // namespace kvscope::cli

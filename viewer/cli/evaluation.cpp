@@ -1,4 +1,4 @@
-#include "comparison.h"
+#include "evaluation.h"
 
 #include <fmt/format.h>
 
@@ -30,9 +30,9 @@ std::string planted(const std::string& text, const std::string& needle, double d
          text.substr(at);
 }
 
-ComparedPrompt read_compared_prompt(const nlohmann::json& entry,
-                                    const std::filesystem::path& folder) {
-  ComparedPrompt prompt;
+PlannedPrompt read_planned_prompt(const nlohmann::json& entry,
+                                  const std::filesystem::path& folder) {
+  PlannedPrompt prompt;
   prompt.name = entry.at("name").get<std::string>();
   prompt.needle = entry.at("needle").get<std::string>();
   prompt.question = entry.value("question", std::string());
@@ -98,28 +98,32 @@ double mean_of(const std::vector<std::int64_t>& values, std::int64_t otherwise) 
 
 }  // namespace
 
-PromptSet read_prompt_set(const std::string& path) {
-  PromptSet set;
+EvaluationPlan read_plan(const std::string& path) {
+  EvaluationPlan plan;
   const std::string text = read_text_file(path);
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   try {
     const nlohmann::json root = nlohmann::json::parse(text);
-    KVSCOPE_CHECK(root.value("format", std::string()) == "kvscope.prompts", ErrorCode::usage,
-                  "not a set of prompts", path, "give a file of format \"kvscope.prompts\"");
+    KVSCOPE_CHECK(root.value("format", std::string()) == "kvscope.plan", ErrorCode::usage,
+                  "not a plan of an evaluation", path, "give a file of format \"kvscope.plan\"");
     for (const nlohmann::json& entry : root.at("prompts")) {
-      set.prompts.push_back(read_compared_prompt(entry, folder));
+      plan.prompts.push_back(read_planned_prompt(entry, folder));
     }
+    if (root.contains("model")) {
+      plan.model = (folder / root.at("model").get<std::string>()).lexically_normal();
+    }
+    plan.methods = root.value("methods", std::vector<std::string>());
+    plan.keeps = root.value("keeps", std::vector<std::string>());
     for (const nlohmann::json& file : root.value("calibration", nlohmann::json::array())) {
-      set.calibration.push_back((folder / file.get<std::string>()).lexically_normal());
+      plan.calibration.push_back((folder / file.get<std::string>()).lexically_normal());
     }
   } catch (const nlohmann::json::exception& failure) {
-    throw Error(ErrorCode::usage,
-                std::string("the set of prompts cannot be read: ") + failure.what(), path,
+    throw Error(ErrorCode::usage, std::string("the plan cannot be read: ") + failure.what(), path,
                 "each prompt needs \"name\", \"file\" and \"needle\"");
   }
-  KVSCOPE_CHECK(!set.prompts.empty(), ErrorCode::usage, "the set holds no prompts", path,
+  KVSCOPE_CHECK(!plan.prompts.empty(), ErrorCode::usage, "the plan holds no prompts", path,
                 "add prompts to it");
-  return set;
+  return plan;
 }
 
 NeedleFate needle_fate(const Decision& decision, TokenTable::Range needle) {
@@ -142,10 +146,10 @@ NeedleFate needle_fate(const Decision& decision, TokenTable::Range needle) {
   return fate;
 }
 
-std::vector<ComparedRun> compare_on(const std::shared_ptr<const Model>& model,
-                                    const ComparedPrompt& prompt, bool chat,
-                                    const GenerationOptions& options, const LiveRunOptions& live,
-                                    std::vector<std::string>& full_answers) {
+std::vector<EvaluatedRun> evaluate_on(const std::shared_ptr<const Model>& model,
+                                      const PlannedPrompt& prompt, bool chat,
+                                      const GenerationOptions& options, const LiveRunOptions& live,
+                                      std::vector<std::string>& full_answers) {
   PromptOptions request;
   request.text = prompt.text;
   request.question = prompt.question;
@@ -156,13 +160,13 @@ std::vector<ComparedRun> compare_on(const std::shared_ptr<const Model>& model,
   Generation generation(model, tokens, options, live);
   const FullAnswer& full = generation.full();
   full_answers.push_back(full.text);
-  std::vector<ComparedRun> runs;
+  std::vector<EvaluatedRun> runs;
   for (const Budget& budget : options.budgets) {
     for (const Method& method : options.methods) {
       const MethodAnswer answer = generation.answer(method, budget);
       const MergeBooks books = merge_books(answer.decision);
       const NeedleFate fate = needle_fate(answer.decision, needle);
-      ComparedRun run;
+      EvaluatedRun run;
       run.prompt = prompt.name;
       run.prompt_tokens = tokens.prompt_tokens;
       run.method = answer.method;
@@ -186,16 +190,16 @@ std::vector<ComparedRun> compare_on(const std::shared_ptr<const Model>& model,
   return runs;
 }
 
-std::vector<ComparedRun> means(const std::vector<ComparedRun>& runs) {
-  std::vector<ComparedRun> rows;
+std::vector<EvaluatedRun> means(const std::vector<EvaluatedRun>& runs) {
+  std::vector<EvaluatedRun> rows;
   std::vector<double> counts;
-  constexpr double ComparedRun::*averaged[] = {
-      &ComparedRun::divergence,    &ComparedRun::output_error, &ComparedRun::needle_kept,
-      &ComparedRun::needle_merged, &ComparedRun::needle_lost,  &ComparedRun::dropped,
-      &ComparedRun::mean_bytes,    &ComparedRun::peak_bytes,   &ComparedRun::full_bytes,
-      &ComparedRun::seconds,       &ComparedRun::full_seconds};
-  for (const ComparedRun& run : runs) {
-    auto row = std::find_if(rows.begin(), rows.end(), [&](const ComparedRun& other) {
+  constexpr double EvaluatedRun::*averaged[] = {
+      &EvaluatedRun::divergence,    &EvaluatedRun::output_error, &EvaluatedRun::needle_kept,
+      &EvaluatedRun::needle_merged, &EvaluatedRun::needle_lost,  &EvaluatedRun::dropped,
+      &EvaluatedRun::mean_bytes,    &EvaluatedRun::peak_bytes,   &EvaluatedRun::full_bytes,
+      &EvaluatedRun::seconds,       &EvaluatedRun::full_seconds};
+  for (const EvaluatedRun& run : runs) {
+    auto row = std::find_if(rows.begin(), rows.end(), [&](const EvaluatedRun& other) {
       return other.method == run.method && other.keep == run.keep;
     });
     if (row == rows.end()) {
@@ -221,9 +225,9 @@ std::vector<ComparedRun> means(const std::vector<ComparedRun>& runs) {
   return rows;
 }
 
-bool memory_matches(const ComparedRun& run, const std::vector<ComparedRun>& same_budget) {
+bool memory_matches(const EvaluatedRun& run, const std::vector<EvaluatedRun>& same_budget) {
   std::vector<double> shares;
-  for (const ComparedRun& other : same_budget) {
+  for (const EvaluatedRun& other : same_budget) {
     if (other.keep == run.keep && other.prompt == run.prompt) {
       shares.push_back(other.mean_bytes / other.full_bytes);
     }
