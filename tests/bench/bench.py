@@ -23,6 +23,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TOKENS, LONG, LONGEST = 2048, 4096, 8192
+SCALED, SCALE = 32768, 4  # beyond the model's context, with its rotation scaled
 MAPS_LONG_GIB = 21  # what output_attentions needs at LONG tokens
 MERGING = [("kvslimmer:variant=code", "at most 2.1"), ("asymkv", "at most 4.5")]
 METHODS = ["knorm", "snapkv", "observed_attention", "streaming_llm", "h2o:form=prefill_sum", "tova",
@@ -132,6 +133,12 @@ def measure(bench):
     if options.peers and available_gib() > MAPS_LONG_GIB:
         bench.peer("transformers_run.py", "maps", model, bench.ids[LONG], cache, tokens=LONG)
     bench.ours("scores", model, bench.ids[LONGEST], out / "longest.capture.h5", tokens=LONGEST)
+    if options.peers:
+        scaled = out / "scaled.gguf"
+        bench.peer("long_model.py", model, scaled, SCALE)
+        bench.ids[SCALED] = out / f"tokens-{SCALED}.txt"
+        bench.ours("tokens", model, ROOT / "LICENSE", SCALED, bench.ids[SCALED])
+        bench.ours("scores", scaled, bench.ids[SCALED], out / "scaled.capture.h5", tokens=SCALED)
     picture(bench, capture)
 
 
@@ -206,6 +213,9 @@ def rows(bench):
                    f"output_attentions {memory(theirs)}", ratio(get("scores", "peak_mib", tokens), theirs, memory_aim))
     yield (f"column sums to HDF5, {LONGEST} tokens (`scores`)", seconds(get("scores", tokens=LONGEST)),
            memory(get("scores", "peak_mib", LONGEST)), "(runs)")
+    if get("scores", tokens=SCALED):
+        yield (f"column sums to HDF5, {SCALED} tokens, rotation scaled by {SCALE} (`scores`)", seconds(get("scores", tokens=SCALED)),
+               memory(get("scores", "peak_mib", SCALED)), "(at most 6144 MiB)")
     for method, aim in (("knorm", "at most 1"), ("snapkv", "at most 1"), ("observed_attention", "under 0.1 s")):
         mine, other = get(f"decide.{method}"), get(f"kvpress.{method}")
         yield f"decide {method}, {TOKENS} tokens", seconds(mine), f"kvpress {seconds(other)}" if other else "", ratio(mine, other, aim)
