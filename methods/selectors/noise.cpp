@@ -1,4 +1,6 @@
 #include <cmath>
+#include <span>
+#include <utility>
 
 #include "registry/entry.h"
 #include "scorers/draws.h"
@@ -25,16 +27,7 @@ class Noise : public Selector {
         words.push_back(rank_word(deviation_ > 0 ? static_cast<float>(moved) : score, token));
       }
     }
-    const std::size_t count = std::min(words.size(), static_cast<std::size_t>(std::max(slots, 0)));
-    partition_best(words, count);
-    words.resize(count);
-    std::sort(words.begin(), words.end());
-    std::vector<int> kept;
-    kept.reserve(count);
-    for (const std::uint64_t word : words) {
-      kept.push_back(static_cast<int>(index_of(word)));
-    }
-    return kept;
+    return best_tokens(std::move(words), slots);
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace kvscope::detail {
@@ -28,6 +29,20 @@ inline void partition_best(std::vector<std::uint64_t>& words, std::size_t count)
     std::nth_element(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(count),
                      words.end());
   }
+}
+
+/// Tokens of the `slots` best words, best first.
+inline std::vector<int> best_tokens(std::vector<std::uint64_t> words, int slots) {
+  const std::size_t count = std::min(words.size(), static_cast<std::size_t>(std::max(slots, 0)));
+  partition_best(words, count);
+  words.resize(count);
+  std::sort(words.begin(), words.end());
+  std::vector<int> tokens;
+  tokens.reserve(count);
+  for (const std::uint64_t word : words) {
+    tokens.push_back(static_cast<int>(index_of(word)));
+  }
+  return tokens;
 }
 
 }  // namespace kvscope::detail

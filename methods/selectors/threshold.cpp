@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "registry/entry.h"
 #include "selectors/ordering.h"
 
@@ -15,13 +17,8 @@ class Threshold : public Selector {
         words.push_back(rank_word(head.scores[token], token));
       }
     }
-    std::sort(words.begin(), words.end());
-    std::vector<int> kept;
-    kept.reserve(words.size());
-    for (const std::uint64_t word : words) {
-      kept.push_back(static_cast<int>(index_of(word)));
-    }
-    return kept;
+    const int all = static_cast<int>(words.size());
+    return best_tokens(std::move(words), all);
   }
 
   Reason reason() const override { return Reason::threshold; }

@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "registry/entry.h"
 #include "selectors/ordering.h"
 #include "selectors/selectors.h"
@@ -15,16 +17,7 @@ class TopK : public Selector {
         words.push_back(rank_word(head.scores[token], token));
       }
     }
-    const std::size_t count = std::min(words.size(), static_cast<std::size_t>(std::max(slots, 0)));
-    partition_best(words, count);
-    words.resize(count);
-    std::sort(words.begin(), words.end());
-    std::vector<int> kept;
-    kept.reserve(count);
-    for (const std::uint64_t word : words) {
-      kept.push_back(static_cast<int>(index_of(word)));
-    }
-    return kept;
+    return best_tokens(std::move(words), slots);
   }
 };
 
