@@ -252,6 +252,7 @@ constexpr BlockType types[] = {
     {34, "TQ1_0", 54, 256, tq1_0},
     {35, "TQ2_0", 66, 256, tq2_0},
     {39, "MXFP4", 17, 32, mxfp4},
+    {40, "NVFP4", 36, 64, nvfp4},
 };
 
 constexpr BlockType safetensors_only[] = {

@@ -1,6 +1,7 @@
 #include "codebook_types.h"
 
 #include <bit>
+#include <cmath>
 #include <string_view>
 #include <vector>
 
@@ -233,6 +234,25 @@ void mxfp4(const std::uint8_t* source, std::int64_t blocks, float* out) {
     for (int e = 0; e < 16; ++e) {
       out[e] = d * e2m1_doubled[source[1 + e] & 15];
       out[e + 16] = d * e2m1_doubled[source[1 + e] >> 4];
+    }
+  }
+}
+
+void nvfp4(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 36) {
+    for (int part = 0; part < 4; ++part, out += 16) {
+      // Unsigned E4M3, bias 7, its top bit unused; halved, since the levels are doubled.
+      const int exponent = (source[part] >> 3) & 15;
+      const int fraction = source[part] & 7;
+      const float scale = exponent == 0
+                              ? std::ldexp(static_cast<float>(fraction), -10)
+                              : std::ldexp(static_cast<float>(8 + fraction), exponent - 11);
+      const float d = source[part] == 0x7F ? 0.0f : scale;  // NaN's code counts as none
+      const std::uint8_t* levels = source + 4 + 8 * part;
+      for (int e = 0; e < 8; ++e) {
+        out[e] = d * e2m1_doubled[levels[e] & 15];
+        out[e + 8] = d * e2m1_doubled[levels[e] >> 4];
+      }
     }
   }
 }

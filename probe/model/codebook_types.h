@@ -18,5 +18,6 @@ void iq4_xs(const std::uint8_t* source, std::int64_t blocks, float* out);
 void tq1_0(const std::uint8_t* source, std::int64_t blocks, float* out);
 void tq2_0(const std::uint8_t* source, std::int64_t blocks, float* out);
 void mxfp4(const std::uint8_t* source, std::int64_t blocks, float* out);
+void nvfp4(const std::uint8_t* source, std::int64_t blocks, float* out);
 
 }  // namespace kvscope

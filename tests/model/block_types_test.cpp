@@ -45,7 +45,7 @@ TEST(BlockTypes, AgreeWithTheReferencePackage) {
       }
     }
   }
-  EXPECT_EQ(types, 22);
+  EXPECT_EQ(types, 23);
 }
 
 TEST(BlockTypes, EveryHalfIsItsValue) {
