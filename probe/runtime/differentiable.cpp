@@ -1,12 +1,11 @@
 #include "differentiable.h"
 
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mean.h>
-#include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
-#include <ATen/ops/silu.h>
+
+#include "steps.h"
 
 namespace kvscope::detail {
 namespace {
@@ -26,20 +25,6 @@ at::Tensor normed(const LoadedModel& model, const at::Tensor& x, const NormWeigh
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const at::Tensor plain = at::linear(x, weight);
   return bias.defined() ? plain.add(bias.to(plain.scalar_type())) : plain;
-}
-
-at::Tensor activated(const at::Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::silu:
-      return at::silu(x);
-    case Activation::gelu_tanh:
-      return at::gelu(x, "tanh");
-    case Activation::gelu:
-      return at::gelu(x);
-    case Activation::relu:
-      return at::relu(x);
-  }
-  return x;
 }
 
 /// What a block adds to the residual stream: float32, through its post-norm where it has one.

@@ -104,6 +104,8 @@ void split_plain(const at::Tensor& qkv, const Rotation& rotation, const ModelSha
   }
 }
 
+}  // namespace
+
 at::Tensor activated(const at::Tensor& x, Activation activation) {
   switch (activation) {
     case Activation::silu:
@@ -117,8 +119,6 @@ at::Tensor activated(const at::Tensor& x, Activation activation) {
   }
   return x;
 }
-
-}  // namespace
 
 at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids, double scale) {
   at::Tensor index = at::empty({static_cast<std::int64_t>(ids.size())}, at::kInt);

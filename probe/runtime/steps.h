@@ -32,6 +32,9 @@ void normalise(const at::Tensor& x, const NormWeights& norm, const ModelConfig& 
 void norm_heads(at::Tensor& x, std::int64_t first, int heads, const at::Tensor& weight,
                 double epsilon, bool plain = false);
 
+/// act(x), element by element, in a new tensor; autograd follows it.
+at::Tensor activated(const at::Tensor& x, Activation activation);
+
 /// out = act(gate) * up of gate_up [rows, 2 mlp_dim], gate first; out = act(up) of [rows, mlp_dim]
 /// where the MLP is not gated.
 void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
