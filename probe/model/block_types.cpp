@@ -34,6 +34,15 @@ void plain_bf16(const std::uint8_t* source, std::int64_t blocks, float* out) {
   }
 }
 
+void q1_0(const std::uint8_t* source, std::int64_t blocks, float* out) {
+  for (std::int64_t block = 0; block < blocks; ++block, source += 18, out += 128) {
+    const float d = load_half(source);
+    for (int e = 0; e < 128; ++e) {
+      out[e] = (source[2 + e / 8] >> (e % 8) & 1) != 0 ? d : -d;
+    }
+  }
+}
+
 void q4_0(const std::uint8_t* source, std::int64_t blocks, float* out) {
   for (std::int64_t block = 0; block < blocks; ++block, source += 18, out += 32) {
     const float d = load_half(source);
@@ -253,6 +262,7 @@ constexpr BlockType types[] = {
     {35, "TQ2_0", 66, 256, tq2_0},
     {39, "MXFP4", 17, 32, mxfp4},
     {40, "NVFP4", 36, 64, nvfp4},
+    {41, "Q1_0", 18, 128, q1_0},
 };
 
 constexpr BlockType safetensors_only[] = {

@@ -45,7 +45,7 @@ TEST(BlockTypes, AgreeWithTheReferencePackage) {
       }
     }
   }
-  EXPECT_EQ(types, 23);
+  EXPECT_EQ(types, 24);
 }
 
 TEST(BlockTypes, EveryHalfIsItsValue) {
