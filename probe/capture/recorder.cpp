@@ -2,12 +2,14 @@
 
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/sum.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 
 #include "datasets.h"
@@ -91,6 +93,9 @@ struct Recorder::Impl {
   void finish_layer(const LayerRecord& record, const detail::PrefillStatistics& statistics,
                     int row);
   void check_layer(const at::Tensor& residual, int layer);
+  /// Remembers the first tensor that holds a NaN or an infinity: `what`, of a layer or of none
+  /// (-1).
+  void check_finite(const at::Tensor& values, const char* what, int layer, int step);
 
   CaptureRequest request;
   CaptureIndex index;
@@ -104,13 +109,26 @@ struct Recorder::Impl {
   std::map<int, detail::MapReductions> open_maps;
   std::map<int, detail::PrefillStatistics> open;  ///< layers between their first and last chunk
   std::vector<int> failed_layers;
+  std::string nonfinite;  ///< where numbers first were not finite
 };
+
+void Recorder::Impl::check_finite(const at::Tensor& values, const char* what, int layer, int step) {
+  if (!nonfinite.empty() || !values.defined() ||
+      std::isfinite(at::sum(values, at::kDouble).item<double>())) {
+    return;
+  }
+  nonfinite = fmt::format("{}{}, {}", layer < 0 ? "" : fmt::format("layer {}, ", layer), what,
+                          step == 0 ? "prefill" : fmt::format("step {}", step));
+  log_warning("numbers are not finite: " + nonfinite);
+}
 
 void Recorder::Impl::put_norms(const LayerRecord& record, int row) {
   const at::Tensor keys = record.keys.to(at::kCPU, at::kFloat);
   const at::Tensor values = record.values.to(at::kCPU, at::kFloat);
   put_plane("key_norm", row, at::linalg_vector_norm(keys, 2, at::IntArrayRef{-1}));
-  put_plane("value_norm", row, at::linalg_vector_norm(values, 2, at::IntArrayRef{-1}));
+  const at::Tensor value_norm = at::linalg_vector_norm(values, 2, at::IntArrayRef{-1});
+  check_finite(value_norm, "values", record.layer, 0);
+  put_plane("value_norm", row, value_norm);
   const at::Tensor factor = output_factor(record.layer).to(at::kCPU, at::kFloat);
   put_plane("projected_value_norm", row, projected_norms(values, factor, 2));
   if (!stores_tensors()) {
@@ -260,6 +278,7 @@ void Recorder::prefill_layer(const LayerRecord& record) {
           .try_emplace(record.layer, impl.index.shape, record.layer, impl.request.windows, columns)
           .first->second;
   statistics.add(record, impl.index.prompt_tokens);
+  impl.check_finite(statistics.chunk_lse, "queries or keys", record.layer, 0);
   impl.put_plane("lse", row, statistics.chunk_lse.clone(), record.first_query);
   if (statistics.chunk_entropy.defined()) {
     impl.put_plane("entropy", row, statistics.chunk_entropy, record.first_query);
@@ -279,13 +298,20 @@ void Recorder::prefill_layer(const LayerRecord& record) {
   }
 }
 
+void Recorder::prefill_logits(const at::Tensor& logits) {
+  impl_->check_finite(logits, "logits", -1, 0);
+}
+
 void Recorder::decode_layer(int step, const LayerRecord& record) {
+  // Values that are not finite show in the next layer, or in the logits.
+  impl_->check_finite(record.queries, "queries", record.layer, step);
   impl_->decode.add_layer(step, impl_->row_of(record.layer), record);
 }
 
 void Recorder::decode_step(int step, std::int32_t token, const std::string& piece,
                            const at::Tensor& logits) {
   Impl& impl = *impl_;
+  impl.check_finite(logits, "logits", -1, step);
   impl.decode.add_step(step, token, logits);
   const int position = impl.index.prompt_tokens + step - 1;
   impl.thread.then([=](CaptureWriter& file) {
@@ -312,12 +338,19 @@ void Recorder::stop(CaptureState state, const std::string& message) noexcept {
   impl.writer.stop(state, message);
 }
 
+const std::string& Recorder::first_nonfinite() const {
+  return impl_->nonfinite;
+}
+
 void Recorder::finish(int steps) {
   Impl& impl = *impl_;
   impl.thread.drain();
   if (!impl.failed_layers.empty() && !impl.writer.live()) {
     impl.writer.set_attribute("reduce/self_check", "self_check_failed",
                               fmt::format("{}", fmt::join(impl.failed_layers, ",")));
+  }
+  if (!impl.nonfinite.empty() && !impl.writer.live()) {
+    impl.writer.set_attribute("reduce/lse", "nonfinite", impl.nonfinite);
   }
   impl.writer.finish(steps);
 }

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <cstring>
 #include <thread>
 
 #include "program.h"
@@ -115,6 +117,36 @@ TEST(CaptureFaults, LiveAndBatchHoldTheSame) {
   EXPECT_EQ(a["steps"], b["steps"]);
   EXPECT_FALSE(b.contains("incomplete"));
   EXPECT_EQ(workspace("recover b.capture.h5 -o c.capture.h5").status, 2);  // nothing to recover
+}
+
+/// A model that computes NaN: the capture says where first and keeps what there is; the run fails
+/// unless it is told to go on.
+TEST(CaptureFaults, NumbersThatAreNotFiniteAreLocated) {
+  const Workspace workspace;
+  const auto spoil = [&](double share) {  // a weight of W_O in layer 0, or in layer 1, the last
+    std::string model = workspace.read("tiny.gguf");
+    const float nan = std::nanf("");
+    const auto at = static_cast<std::size_t>(share * static_cast<double>(model.size())) / 32 * 32;
+    std::memcpy(model.data() + at, &nan, sizeof nan);
+    workspace.write("nan.gguf", model);
+  };
+  const std::string command =
+      "capture nan.gguf -f prompt.txt --profile window --window 8 --new-tokens 3 --force ";
+  spoil(0.37);
+  const Result inside = workspace(command + "-o stopped.capture.h5");
+  EXPECT_EQ(inside.status, 1) << inside.err;
+  EXPECT_NE(inside.err.find("first in layer 1, queries or keys, prefill"), std::string::npos)
+      << inside.err;
+  EXPECT_NE(workspace("inspect stopped.capture.h5").out.find("done"), std::string::npos)
+      << "what was computed is kept";
+  spoil(0.75);
+  const Result behind = workspace(command + "-o stopped.capture.h5");
+  EXPECT_EQ(behind.status, 1);
+  EXPECT_NE(behind.err.find("first in logits, prefill"), std::string::npos) << behind.err;
+  EXPECT_NE(behind.err.find("--keep-going"), std::string::npos);
+  const Result told = workspace(command + "--keep-going -o told.capture.h5 --json");
+  EXPECT_EQ(told.status, 0) << told.err;
+  EXPECT_NE(told.err.find("not finite"), std::string::npos) << "it still warns";
 }
 
 TEST(CaptureFaults, LargeCapturesAskFirst) {

@@ -35,6 +35,7 @@ struct Options {
   std::string method;
   std::string keep;
   int chunk = 0;
+  bool keep_going = false;
   bool yes = false;
   CaptureRequest request;
   Sampling sampling;
@@ -152,6 +153,9 @@ int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const O
     }
     steps = step;
     progress.update(step, options.request.new_tokens);
+    if (!recorder.first_nonfinite().empty() && !options.keep_going) {
+      break;
+    }
   }
   return steps;
 }
@@ -249,11 +253,14 @@ void run_capture(Options& options) {
   int steps = 0;
   try {
     run->prefill(method != nullptr, &recorder);
+    recorder.prefill_logits(run->logits());
     time.prefill = seconds_since(start);
     start = Clock::now();
     const auto fresh = [&] { return LiveRun::start(model, prompt, live); };
     LiveRun& decoded = method == nullptr ? *run : method->begin(std::move(run), fresh);
-    steps = decode(decoded, recorder, *tokenizer, options, method);
+    if (recorder.first_nonfinite().empty() || options.keep_going) {
+      steps = decode(decoded, recorder, *tokenizer, options, method);
+    }
     time.decode = seconds_since(start);
     start = Clock::now();
     recorder.finish(steps);
@@ -266,6 +273,12 @@ void run_capture(Options& options) {
     throw;
   }
   print_result(options, prompt, steps, time, method);
+  KVSCOPE_CHECK(
+      recorder.first_nonfinite().empty() || options.keep_going, ErrorCode::failed,
+      "the model computes numbers that are not finite, first in " + recorder.first_nonfinite(),
+      options.output,
+      "the capture holds them as they are, up to there; check the model file, or go on with "
+      "--keep-going");
 }
 
 }  // namespace
@@ -317,6 +330,8 @@ void add_capture(Program program) {
       ->capture_default_str();
   command->add_flag("--live", options->request.live,
                     "Let others follow the file while it grows; it survives a killed run");
+  command->add_flag("--keep-going", options->keep_going,
+                    "Go on decoding although numbers are NaN or infinite");
   command->add_flag("--yes", options->yes, "Go on although the capture is large");
   command->add_flag("--compress", options->request.compress, "gzip the planes");
   command->add_flag("--force", options->request.force, "Overwrite the output");

@@ -45,12 +45,17 @@ class Recorder {
   bool wants(int layer) const;
   /// A chunk of the prompt. Chunks of one layer come in order; the last one completes the layer.
   void prefill_layer(const LayerRecord& record);
+  /// What the prompt ends in: [vocabulary]; not stored, but held against `first_nonfinite`.
+  void prefill_logits(const at::Tensor& logits);
   /// One decode step's layer.
   void decode_layer(int step, const LayerRecord& record);
   /// One decode step as a whole: the token that was fed and the top 64 of the next-token
   /// distribution.
   void decode_step(int step, std::int32_t token, const std::string& piece,
                    const at::Tensor& logits);
+  /// Where the run's numbers first were NaN or infinite, in words: layer, what, step; empty = so far
+  /// nowhere. The file holds them as they are, and says so at `/reduce/lse` (attribute `nonfinite`).
+  const std::string& first_nonfinite() const;
   /// Drains the writer, renames the file.
   void finish(int steps);
   /// Ends a live capture early: all whole steps are committed, the file says why it ends. A batch
