@@ -162,6 +162,38 @@ TEST(BadInput, DecideAndReport) {
                  workspace);
 }
 
+/// HDF5 1.10 crashes on some of these; the program never does (probe.md 9, row 26).
+TEST(BadInput, FlippedBytesOfACaptureEndInAnError) {
+  Workspace workspace;
+  ASSERT_EQ(workspace("capture tiny.gguf -p word --new-tokens 2 -o x.capture.h5").status, 0);
+  const std::string whole = workspace.read("x.capture.h5");
+  std::uint64_t random = 7;
+  const auto draw = [&](std::size_t bound) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<std::size_t>(random >> 33) % bound;
+  };
+  int refused = 0;
+  for (int round = 0; round < 60; ++round) {
+    std::string bytes = whole;
+    for (int change = 0; change < 200; ++change) {
+      bytes[draw(bytes.size())] = static_cast<char>(draw(256));
+    }
+    workspace.write("bad.capture.h5", bytes);
+    for (const std::string command :
+         {"inspect bad.capture.h5", "check bad.capture.h5", "recover bad.capture.h5 -o y.h5"}) {
+      const Result result = workspace(command);
+      ASSERT_GE(result.status, 0) << command << ", round " << round;
+      ASSERT_LE(result.status, 3) << command << ", round " << round << "\n" << result.err;
+      if (result.status == 1) {
+        ++refused;
+        EXPECT_NE(result.err.find("error:"), std::string::npos) << command << "\n" << result.err;
+      }
+    }
+    std::filesystem::remove(workspace.folder() / "y.h5");
+  }
+  EXPECT_GT(refused, 30);
+}
+
 TEST(BadInput, FullDiskLeavesNoCapture) {
   Workspace workspace;
   const Result result =

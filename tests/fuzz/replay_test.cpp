@@ -66,7 +66,8 @@ INSTANTIATE_TEST_SUITE_P(Readers, Corpus,
                          testing::Values(Case{"gguf", fuzz::gguf},
                                          Case{"safetensors", fuzz::safetensors},
                                          Case{"tokenizer_json", fuzz::tokenizer_json},
-                                         Case{"tokenizer_model", fuzz::tokenizer_model}),
+                                         Case{"tokenizer_model", fuzz::tokenizer_model},
+                                         Case{"hdf5", fuzz::hdf5}),
                          [](const auto& each) { return std::string(each.param.name); });
 
 }  // namespace

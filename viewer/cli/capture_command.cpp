@@ -271,6 +271,9 @@ void run_capture(Options& options) {
   } catch (const Error& error) {
     recorder.stop(state_after(error), error.message());
     throw;
+  } catch (const std::exception& error) {  // above all: out of memory, in LibTorch or in ours
+    recorder.stop(CaptureState::error, error.what());
+    throw;
   }
   print_result(options, prompt, steps, time, method);
   KVSCOPE_CHECK(

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -21,9 +23,19 @@ namespace kvscope::cli {
 namespace {
 
 std::atomic<bool> stop_flag{false};
+std::atomic<std::int64_t> stopped_at{0};
 
+/// The first signal asks to stop, a later one ends the program. `timeout` and terminals may send
+/// one signal twice, to the process and to its group: within 0.2 s it counts once.
 extern "C" void on_signal(int signal) {
-  if (stop_flag.exchange(true)) {
+  constexpr std::int64_t once = 200'000'000;
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const std::int64_t at = std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  std::int64_t first = 0;
+  if (stopped_at.compare_exchange_strong(first, at)) {
+    stop_flag = true;
+  } else if (at - first > once) {
     _exit(128 + signal);
   }
 }
@@ -57,6 +69,17 @@ void print(const std::string& text) {
 
 void print_json(const nlohmann::json& value) {
   print(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+int report_error(const Error& error) {
+  fmt::print(stderr, "error: {}\n", error.message());
+  if (!error.where().empty()) {
+    fmt::print(stderr, "where: {}\n", error.where());
+  }
+  if (!error.fix().empty()) {
+    fmt::print(stderr, "fix:   {}\n", error.fix());
+  }
+  return exit_status(error);
 }
 
 void say(const std::string& message) {

@@ -6,8 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "kvscope/core/error.h"
+
 namespace kvscope::cli {
 
+/// An error as text on stderr; returns the exit status it stands for.
+int report_error(const Error& error);
 /// Results: to stdout.
 void print(const std::string& text);
 void print_json(const nlohmann::json& value);

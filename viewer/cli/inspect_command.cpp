@@ -3,6 +3,7 @@
 
 #include "command.h"
 #include "console.h"
+#include "isolated.h"
 #include "kvscope/core/error.h"
 #include "kvscope/model/model_file.h"
 #include "kvscope/storage/calibration_file.h"
@@ -138,7 +139,7 @@ Facts model_facts(const std::string& path) {
           {"tied_embeddings", config.tied_embeddings}};
 }
 
-void run_inspect(const Options& options) {
+int run_inspect(const Options& options) {
   Facts facts;
   std::vector<std::string> parts;
   switch (file_kind(options.file)) {
@@ -175,7 +176,7 @@ void run_inspect(const Options& options) {
   if (options.common.json) {
     facts["parts"] = parts;
     print_json(facts);
-    return;
+    return 0;
   }
   std::string text;
   for (const auto& [name, value] : facts.items()) {
@@ -183,9 +184,10 @@ void run_inspect(const Options& options) {
                         value.is_string() ? value.get<std::string>() : value.dump());
   }
   print(text + fmt::format("\n{}\n", fmt::join(parts, "\n")));
+  return 0;
 }
 
-void run_check(const Options& options, int& status) {
+int run_check(const Options& options) {
   std::vector<std::string> findings;
   const FileKind kind = file_kind(options.file);
   if (kind == FileKind::unknown) {
@@ -204,20 +206,23 @@ void run_check(const Options& options, int& status) {
   } else {
     print(fmt::format("{}", fmt::join(findings, "\n")));
   }
-  status = findings.empty() ? 0 : 3;
+  return findings.empty() ? 0 : 3;
 }
 
 }  // namespace
 
 void add_inspect(Program program) {
   auto options = std::make_shared<Options>();
+  int& status = program.status;
   CLI::App* command = program.app.add_subcommand("inspect", "Show what a file holds");
   command->add_option("FILE", options->file, "Capture, decision, spectrum, calibration or model")
       ->required();
   add_common(*command, options->common);
   command->footer(
       "Examples:\n  kvscope inspect run.capture.h5\n  kvscope inspect model.gguf --json");
-  command->callback([options] { run_inspect(*options); });
+  command->callback([options, &status] {
+    status = read_isolated(options->file, [&] { return run_inspect(*options); });
+  });
 }
 
 void add_check(Program program) {
@@ -228,8 +233,12 @@ void add_check(Program program) {
   command->add_option("FILE", options->file, "Capture, decision, spectrum, calibration or model")
       ->required();
   add_common(*command, options->common);
-  command->footer("Examples:\n  kvscope check run.capture.h5\nExit status 3: something was found.");
-  command->callback([options, &status] { run_check(*options, status); });
+  command->footer(
+      "Examples:\n  kvscope check run.capture.h5\nExit status 3: something was found. The file "
+      "is read in a process of its own: a damaged one\nmay crash the HDF5 library.");
+  command->callback([options, &status] {
+    status = read_isolated(options->file, [&] { return run_check(*options); });
+  });
 }
 
 }  // namespace kvscope::cli

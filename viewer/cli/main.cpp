@@ -24,17 +24,6 @@ constexpr const char* pipeline =
     "  kvscope view run.capture.h5 decisions/*.decision.h5\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 checks failed.";
 
-int report_error(const kvscope::Error& error) {
-  fmt::print(stderr, "error: {}\n", error.message());
-  if (!error.where().empty()) {
-    fmt::print(stderr, "where: {}\n", error.where());
-  }
-  if (!error.fix().empty()) {
-    fmt::print(stderr, "fix:   {}\n", error.fix());
-  }
-  return kvscope::exit_status(error);
-}
-
 /// CLI11 says only that a subcommand is required; this names the nearest one.
 void refuse_unknown_subcommand(const CLI::App& app, int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-') {
@@ -87,7 +76,7 @@ int main(int argc, char** argv) {
     app.exit(error);
     return 2;
   } catch (const kvscope::Error& error) {
-    return report_error(error);
+    return kvscope::cli::report_error(error);
   } catch (const std::bad_alloc&) {
     fmt::print(
         stderr,

@@ -2,7 +2,10 @@
 
 #include "command.h"
 #include "console.h"
+#include "isolated.h"
+#include "kvscope/core/error.h"
 #include "kvscope/storage/capture_state.h"
+#include "kvscope/storage/file_kind.h"
 #include "kvscope/storage/recover.h"
 
 namespace kvscope::cli {
@@ -16,6 +19,15 @@ struct Options {
 };
 
 void run_recover(const Options& options) {
+  // First a read of the whole file where a crash of HDF5 does no harm; what it finds is not news.
+  read_isolated(options.file, [&] {
+    try {
+      check_file(options.file);
+    } catch (const Error&) {
+      return 0;  // said below
+    }
+    return 0;
+  });
   const Recovered recovered = recover_capture(options.file, options.output, options.force);
   if (options.common.json) {
     print_json({{"capture", options.output},
