@@ -18,6 +18,10 @@ struct DecodeOptions {
   Trigger trigger = Trigger::slack;
   bool count_prompt = true;    ///< the prompt's slots count for the trigger
   bool at_prompt_end = false;  ///< a first cut at the end of the prompt, if over the budget
+  /// Prompt rows read between cuts, each on what the cut before has left; 0: the prompt is read in
+  /// one pass. The first pass takes all whole blocks that fit the budget: nothing is cut before.
+  int read_block = 0;
+  bool while_decoding = true;  ///< cuts go on behind the prompt
 };
 
 /// Whether a cache of `slots` slots a head is due for a cut back to `budget`.

@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "cadences/decode.h"
 #include "cadences/prompt.h"
@@ -25,6 +28,10 @@ class DecodeCompressor final : public Compressor {
   }
 
   void prefill() override {
+    if (options_.read_block > 0) {
+      read_in_blocks();
+      return;
+    }
     read_prompt(*run_, {.statistics = true});
     if (options_.at_prompt_end && slots() > granted()) {
       cut();
@@ -33,6 +40,7 @@ class DecodeCompressor final : public Compressor {
 
   bool after_step() override {
     const bool due =
+        options_.while_decoding &&
         is_due(options_, slots(), granted(), run_->tokens().prompt_tokens, run_->tokens_seen());
     if (due) {
       cut();
@@ -69,6 +77,24 @@ class DecodeCompressor final : public Compressor {
 
   /// Slots of a KV head: the same in every layer, since what cuts repeatedly cuts evenly.
   int slots() const { return run_->layer(0)->slots().slots; }
+
+  void read_in_blocks() {
+    const int block = options_.read_block;
+    const int total = run_->tokens().prompt_tokens;
+    // A copy: the run may append to its table while it reads.
+    const std::vector<std::int32_t> prompt(run_->tokens().id.begin(),
+                                           run_->tokens().id.begin() + total);
+    int count = std::max(block, granted() / block * block);
+    for (int first = 0; first < total; first += count, count = block) {
+      count = std::min(count, total - first);
+      run_->forward(std::span(prompt).subspan(static_cast<std::size_t>(first),
+                                              static_cast<std::size_t>(count)),
+                    {.statistics = true});
+      if (slots() > granted()) {
+        cut();
+      }
+    }
+  }
 
   void cut() {
     DecideOptions options = decide_;

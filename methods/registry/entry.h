@@ -68,5 +68,6 @@ PieceEntry weighted_entry();
 PieceEntry cam_entry();
 // Cadences.
 PieceEntry decode_entry();
+PieceEntry rows_entry();
 
 }  // namespace kvscope::detail

@@ -39,6 +39,7 @@ const std::vector<PieceEntry>& entries() {
       weighted_entry(),       //
       cam_entry(),            //
       decode_entry(),         //
+      rows_entry(),           //
   };
   return all;
 }

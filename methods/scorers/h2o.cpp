@@ -38,11 +38,12 @@ PieceEntry h2o_entry() {
   entry.info.paper = "Zhang et al. 2023, arXiv:2306.14048";
   entry.info.departures =
       "one cut after prefill from the sums over all prompt queries (the authors' real-drop code on "
-      "the prompt), a group of query heads choosing as one; the greedy online form needs a live "
-      "run";
+      "the prompt), a group of query heads choosing as one; the paper's greedy form, which evicts "
+      "at every row, is h2o | rows in a live run";
   entry.info.scope = "layer";
   entry.info.parameters = {
-      choice_parameter("form", "prefill_sum", "which of H2O's forms; the only one so far"),
+      choice_parameter("form", "prefill_sum",
+                       "sums over all queries so far; the online form is h2o | rows"),
       real_parameter("recent", 0.5, "0..1", "of the slots",
                      "more of the budget goes to the newest tokens"),
       reduce_parameter()};

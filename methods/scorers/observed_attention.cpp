@@ -1,5 +1,5 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 
 #include "registry/entry.h"
 #include "scorers/reduce.h"
@@ -16,15 +16,30 @@ class ObservedAttention : public Scorer {
     const int tokens = live_slots(evidence);
     const ModelShape& shape = evidence.shape();
     const at::Tensor sum = columns(evidence.attention_sum(), tokens);
-    at::Tensor witnesses = at::arange(tokens, 0, -1, sum.options());
-    if (const int window = shape.window_of(evidence.moment().layer); window > 0) {
-      witnesses = witnesses.clamp_max(window);
-    }
+    const at::Tensor witnesses = queries_that_saw(evidence, tokens).to(sum.device());
     const at::Tensor mean = reduce_group(sum / witnesses, shape.kv_heads, reduce_);
     return {mean, mean.unsqueeze(0)};
   }
 
  private:
+  /// How many queries each slot's token was there for: [query_heads, tokens].
+  static at::Tensor queries_that_saw(const LayerEvidence& evidence, int tokens) {
+    const ModelShape& shape = evidence.shape();
+    const SlotTable& slots = evidence.slots();
+    at::Tensor count = at::empty({shape.kv_heads, tokens}, at::kFloat);
+    float* cell = count.mutable_data_ptr<float>();
+    for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+      for (int slot = 0; slot < tokens; ++slot) {
+        *cell++ = static_cast<float>(evidence.moment().tokens_seen -
+                                     slots.token[slots.cell(kv_head, slot)]);
+      }
+    }
+    if (const int window = shape.window_of(evidence.moment().layer); window > 0) {
+      count = count.clamp_max(window);
+    }
+    return count.repeat_interleave(shape.group_size(), 0);
+  }
+
   std::string reduce_;
 };
 
