@@ -6,8 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "block_types.h"
 #include "kvscope/core/error.h"
+#include "kvscope/model/block_type.h"
 
 namespace kvscope {
 namespace {

@@ -4,6 +4,7 @@
 
 #include "gguf_model.h"
 #include "hf_model.h"
+#include "kvscope/core/error.h"
 
 namespace kvscope {
 
@@ -13,6 +14,15 @@ std::unique_ptr<ModelFile> ModelFile::open(const std::string& path) {
     return open_hf_model(path);
   }
   return open_gguf_model(path);
+}
+
+const BlockType* ModelFile::blocks(Weight, int) const {
+  return nullptr;
+}
+
+void ModelFile::read_blocks(Weight, int, std::span<std::uint8_t>) const {
+  throw Error(ErrorCode::usage, "this weight is not its stored blocks", "ModelFile::read_blocks",
+              "use read");
 }
 
 }  // namespace kvscope

@@ -87,6 +87,8 @@ class TensorModel final : public ModelFile {
     return require(weight, layer).block->name;
   }
   void read(Weight weight, int layer, std::span<float> out, int threads) const override;
+  const BlockType* blocks(Weight weight, int layer) const override;
+  void read_blocks(Weight weight, int layer, std::span<std::uint8_t> out) const override;
   std::shared_ptr<const Tokenizer> tokenizer() const override { return tokenizer_(); }
   std::vector<std::string> describe() const override;
 
@@ -108,6 +110,16 @@ class TensorModel final : public ModelFile {
                   fmt::format("tensor '{}' is missing", layout_.place(weight, layer).tensor),
                   store_->path());
     return *tensor;
+  }
+  /// Where row `row` of a weight lies in its tensor. Rows of Q and K may be stored for neighbouring
+  /// rotation pairs: row 2i + s of a head is row (s, i) of the half-split order.
+  std::int64_t stored_row(Weight weight, const Place& where, std::int64_t row) const {
+    if (!layout_.neighbouring_pairs || !is_rotated(weight)) {
+      return where.first_row + row;
+    }
+    const std::int64_t within = row % config_.shape.head_dim;
+    const std::int64_t half = config_.shape.head_dim / 2;
+    return where.first_row + row - within + 2 * (within % half) + within / half;
   }
   /// The scales of a stored tensor; nullptr if it has none.
   const StoredTensor* scales_of(const StoredTensor& tensor) const {
@@ -217,7 +229,7 @@ std::string TensorModel::hash() const {
 
 void TensorModel::read(Weight weight, int layer, std::span<float> out, int threads) const {
   const StoredTensor& tensor = require(weight, layer);
-  const std::int64_t first_row = place(weight, layer).first_row;
+  const Place where = place(weight, layer);
   const Shape shape = expected_shape(weight, config_);
   const std::int64_t rows = shape.first;
   const std::int64_t columns = shape.second;
@@ -230,11 +242,6 @@ void TensorModel::read(Weight weight, int layer, std::span<float> out, int threa
     block->dequantise(tensor.data, rows / block->elements, out.data());
     return;
   }
-  // Rows of Q and K may be stored for neighbouring rotation pairs: row 2i + s of a head is row
-  // (s, i) of the half-split order.
-  const bool permuted = layout_.neighbouring_pairs && is_rotated(weight);
-  const std::int64_t head_dim = config_.shape.head_dim;
-  const std::int64_t half = head_dim / 2;
   const std::int64_t blocks = columns / block->elements;
   std::vector<float> scales;
   if (const StoredTensor* stored = scales_of(tensor)) {
@@ -250,9 +257,7 @@ void TensorModel::read(Weight weight, int layer, std::span<float> out, int threa
   };
   const auto convert = [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t row = first; row < last; ++row) {
-      const std::int64_t within = row % head_dim;
-      const std::int64_t stored =
-          first_row + (permuted ? row - within + 2 * (within % half) + within / half : row);
+      const std::int64_t stored = stored_row(weight, where, row);
       block->dequantise(tensor.data + stored * blocks * block->bytes, blocks,
                         out.data() + row * columns);
       if (!scales.empty()) {
@@ -274,6 +279,31 @@ void TensorModel::read(Weight weight, int layer, std::span<float> out, int threa
     for (float& value : out) {
       value += layout_.norm_offset;
     }
+  }
+}
+
+const BlockType* TensorModel::blocks(Weight weight, int layer) const {
+  const StoredTensor& tensor = require(weight, layer);
+  const bool shifted = layout_.norm_offset != 0 && is_rms_norm(weight);
+  const bool vector = expected_shape(weight, config_).second == 1;
+  return scales_of(tensor) != nullptr || shifted || vector ? nullptr : tensor.block;
+}
+
+void TensorModel::read_blocks(Weight weight, int layer, std::span<std::uint8_t> out) const {
+  const BlockType* block = blocks(weight, layer);
+  const Place where = place(weight, layer);
+  const auto [rows, columns] = expected_shape(weight, config_);
+  KVSCOPE_CHECK(block != nullptr, ErrorCode::usage, "this weight is not its stored blocks",
+                where.tensor, "use read");
+  const std::int64_t row_bytes = columns / block->elements * block->bytes;
+  KVSCOPE_CHECK(static_cast<std::int64_t>(out.size()) == rows * row_bytes, ErrorCode::usage,
+                fmt::format("{} bytes for {} rows of {}", out.size(), rows, row_bytes),
+                where.tensor, "pass as many as `blocks` and `weight_shape` say");
+  store_->check_size();
+  const std::uint8_t* data = require(weight, layer).data;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    std::copy_n(data + stored_row(weight, where, row) * row_bytes, row_bytes,
+                out.data() + row * row_bytes);
   }
 }
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "block_types.h"
+#include "kvscope/model/block_type.h"
 
 namespace kvscope {
 

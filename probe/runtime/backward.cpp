@@ -49,7 +49,11 @@ Loss next_token_loss(const LoadedModel& model, std::span<const std::int32_t> ids
     if (const double cap = model.config().output_softcap; cap > 0) {
       gradient.mul_(logits.div(cap).square_().neg_().add_(1));  // of c tanh(x / c)
     }
-    loss.normed.narrow(0, first, count).copy_(at::matmul(gradient.to(model.dtype()), model.head()));
+    at::Tensor back = loss.normed.narrow(0, first, count);
+    back.zero_();
+    model.head().tiles([&](std::int64_t row, const at::Tensor& tile) {
+      back.add_(at::matmul(gradient.narrow(1, row, tile.size(0)).to(model.dtype()), tile));
+    });
   }
   loss.value /= static_cast<double>(targets);
   return loss;

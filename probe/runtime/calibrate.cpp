@@ -121,7 +121,7 @@ class Calibrator {
     std::vector<LayerState> layers;
     for (int layer = 0; layer < shape.layers; ++layer) {
       layers.emplace_back(shape.kv_heads, shape.head_dim, static_cast<int>(ids.size()),
-                          model_.embedding().options());
+                          model_.tensors());
     }
     PassWatch watch;
     watch.stop = options_.stop;

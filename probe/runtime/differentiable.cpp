@@ -22,15 +22,15 @@ at::Tensor normed(const LoadedModel& model, const at::Tensor& x, const NormWeigh
 }
 
 /// x weight^T + bias; the bias may be undefined.
-at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const at::Tensor plain = at::linear(x, weight);
+at::Tensor product(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias) {
+  const at::Tensor plain = at::linear(x, weight.dense());
   return bias.defined() ? plain.add(bias.to(plain.scalar_type())) : plain;
 }
 
 /// What a block adds to the residual stream: float32, through its post-norm where it has one.
-at::Tensor block_output(const LoadedModel& model, const at::Tensor& x, const at::Tensor& weight,
+at::Tensor block_output(const LoadedModel& model, const at::Tensor& x, const WeightMatrix& weight,
                         const at::Tensor& bias, const NormWeights& post_norm) {
-  at::Tensor output = at::linear(x, weight).to(at::kFloat);
+  at::Tensor output = at::linear(x, weight.dense()).to(at::kFloat);
   if (bias.defined()) {
     output = output.add(bias);
   }

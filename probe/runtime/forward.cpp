@@ -2,7 +2,6 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/linear.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,11 +29,11 @@ struct Workspace {
 
 Workspace workspace_of(const LoadedModel& model, std::int64_t rows, std::int64_t block) {
   const ModelShape& shape = model.shape();
-  const at::TensorOptions options = model.embedding().options();
+  const at::TensorOptions options = model.tensors();
   return {at::empty({rows, shape.hidden_dim}, options),
-          at::empty({rows, model.layer(0).qkv.size(0)}, options),
+          at::empty({rows, model.layer(0).qkv.rows()}, options),
           at::empty({shape.query_heads, rows, shape.head_dim}, options.dtype(at::kFloat)),
-          at::empty({block, model.layer(0).gate_up.size(0)}, options),
+          at::empty({block, model.layer(0).gate_up.rows()}, options),
           at::empty({block, model.config().mlp_dim}, options)};
 }
 
@@ -208,7 +207,7 @@ class Pass {
   }
 
   /// hidden += norm(x weight^T + bias), without a norm where there is none.
-  void add_block(HookPoint point, int layer, const at::Tensor& x, const at::Tensor& weight,
+  void add_block(HookPoint point, int layer, const at::Tensor& x, const WeightMatrix& weight,
                  const at::Tensor& bias, const NormWeights& norm, at::Tensor& hidden) {
     if (!norm.defined() && !watch_.hook) {
       add_product(x, weight, hidden);
@@ -217,7 +216,7 @@ class Pass {
       }
       return;
     }
-    at::Tensor output = at::linear(x, weight).to(at::kFloat);
+    at::Tensor output = linear(x, weight).to(at::kFloat);
     if (bias.defined()) {
       output.add_(bias);
     }
@@ -271,7 +270,7 @@ at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
 }
 
 at::Tensor head_logits(const LoadedModel& model, const at::Tensor& hidden) {
-  at::Tensor logits = at::empty({hidden.size(0), model.head().size(0)}, hidden.options());
+  at::Tensor logits = at::empty({hidden.size(0), model.head().rows()}, hidden.options());
   multiply(hidden, model.head(), {}, logits);
   logits = logits.to(at::kFloat);
   if (const double cap = model.config().output_softcap; cap > 0) {

@@ -10,21 +10,26 @@
 
 namespace kvscope::detail {
 
+/// That the file has `part` in the shape [rows, columns].
+void WeightReader::check(int layer, const Part& part, std::int64_t columns) const {
+  const std::string where =
+      fmt::format("weight {} of layer {}", static_cast<int>(part.weight), layer);
+  KVSCOPE_CHECK(file_.has(part.weight, layer), ErrorCode::corrupt_file,
+                "the model file lacks a weight", where, "download the model again");
+  const auto [stored_rows, stored_columns] = file_.weight_shape(part.weight, layer);
+  KVSCOPE_CHECK(stored_rows == part.rows && stored_columns == columns, ErrorCode::corrupt_file,
+                fmt::format("shape [{}, {}], expected [{}, {}]", stored_rows, stored_columns,
+                            part.rows, columns),
+                where, "the file contradicts its own metadata; download it again");
+}
+
 /// [sum of rows, columns] float32 on the CPU, or a vector where `columns` is 0.
 at::Tensor WeightReader::rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
                               int threads) const {
   const std::int64_t wide = std::max<std::int64_t>(columns, 1);
   std::int64_t rows = 0;
   for (const Part& part : parts) {
-    const std::string where =
-        fmt::format("weight {} of layer {}", static_cast<int>(part.weight), layer);
-    KVSCOPE_CHECK(file_.has(part.weight, layer), ErrorCode::corrupt_file,
-                  "the model file lacks a weight", where, "download the model again");
-    const auto [stored_rows, stored_columns] = file_.weight_shape(part.weight, layer);
-    KVSCOPE_CHECK(stored_rows == part.rows && stored_columns == wide, ErrorCode::corrupt_file,
-                  fmt::format("shape [{}, {}], expected [{}, {}]", stored_rows, stored_columns,
-                              part.rows, wide),
-                  where, "the file contradicts its own metadata; download it again");
+    check(layer, part, wide);
     rows += part.rows;
   }
   at::Tensor matrix =
@@ -38,9 +43,37 @@ at::Tensor WeightReader::rows(int layer, std::initializer_list<Part> parts, std:
   return matrix;
 }
 
-at::Tensor WeightReader::matrix(int layer, std::initializer_list<Part> parts, std::int64_t columns,
-                                int threads) const {
-  return rows(layer, parts, columns, threads).to(device_, dtype_);
+/// Undefined if a part's values are more than its stored blocks. Neighbours of one type are joined.
+WeightMatrix WeightReader::kept(int layer, std::initializer_list<Part> parts,
+                                std::int64_t columns) const {
+  std::vector<WeightMatrix::Blocks> joined;
+  for (const Part& part : parts) {
+    check(layer, part, columns);
+    const BlockType* type = file_.blocks(part.weight, layer);
+    if (type == nullptr) {
+      return {};
+    }
+    if (joined.empty() || joined.back().type != type) {
+      joined.push_back({type, 0, {}});
+    }
+    WeightMatrix::Blocks& blocks = joined.back();
+    const std::size_t before = blocks.bytes.size();
+    blocks.bytes.resize(before + static_cast<std::size_t>(part.rows * (columns / type->elements) *
+                                                          type->bytes));
+    file_.read_blocks(part.weight, layer, std::span(blocks.bytes).subspan(before));
+    blocks.rows += part.rows;
+  }
+  return {std::move(joined), columns, dtype_};
+}
+
+WeightMatrix WeightReader::matrix(int layer, std::initializer_list<Part> parts,
+                                  std::int64_t columns, int threads) const {
+  if (keep_) {
+    if (WeightMatrix matrix = kept(layer, parts, columns); matrix.defined()) {
+      return matrix;
+    }
+  }
+  return WeightMatrix(rows(layer, parts, columns, threads).to(device_, dtype_));
 }
 
 at::Tensor WeightReader::vector(int layer, Weight weight, std::int64_t channels,

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "kvscope/model/model_file.h"
+#include "weight_matrix.h"
 
 namespace kvscope::detail {
 
@@ -20,17 +21,17 @@ struct NormWeights {
 /// undefined.
 struct LayerWeights {
   NormWeights attention_norm;
-  at::Tensor qkv;          ///< [(query_heads + 2 kv_heads) * head_dim, hidden_dim]
+  WeightMatrix qkv;          ///< [(query_heads + 2 kv_heads) * head_dim, hidden_dim]
   at::Tensor qkv_bias;     ///< [(query_heads + 2 kv_heads) * head_dim]
   at::Tensor query_norm;   ///< [head_dim] float32
   at::Tensor key_norm;     ///< [head_dim] float32
-  at::Tensor output;       ///< [hidden_dim, query_heads * head_dim]
+  WeightMatrix output;       ///< [hidden_dim, query_heads * head_dim]
   at::Tensor output_bias;  ///< [hidden_dim]
   NormWeights post_attention_norm;
   NormWeights mlp_norm;
-  at::Tensor gate_up;       ///< [2 mlp_dim, hidden_dim]: gate rows, then up rows; or up rows alone
+  WeightMatrix gate_up;       ///< [2 mlp_dim, hidden_dim]: gate rows, then up rows; or up rows alone
   at::Tensor gate_up_bias;  ///< [2 mlp_dim], or [mlp_dim]
-  at::Tensor down;          ///< [hidden_dim, mlp_dim]
+  WeightMatrix down;          ///< [hidden_dim, mlp_dim]
   at::Tensor down_bias;     ///< [hidden_dim]
   NormWeights post_mlp_norm;
 };
@@ -45,11 +46,12 @@ class WeightReader {
     std::int64_t rows;
   };
 
-  WeightReader(const ModelFile& file, at::Device device, at::ScalarType dtype)
-      : file_(file), device_(device), dtype_(dtype) {}
+  /// `keep`: matrices stay as the file stores them, where their values are the stored blocks alone.
+  WeightReader(const ModelFile& file, at::Device device, at::ScalarType dtype, bool keep)
+      : file_(file), device_(device), dtype_(dtype), keep_(keep) {}
 
   /// Parts one below the other in the model's type: [sum of rows, columns].
-  at::Tensor matrix(int layer, std::initializer_list<Part> parts, std::int64_t columns,
+  WeightMatrix matrix(int layer, std::initializer_list<Part> parts, std::int64_t columns,
                     int threads = 1) const;
   /// Parts behind one another, zero where the file has none; undefined where it has none at all.
   at::Tensor bias(int layer, std::initializer_list<Part> parts, at::ScalarType dtype) const;
@@ -58,12 +60,15 @@ class WeightReader {
   LayerWeights layer(int layer) const;
 
  private:
+  void check(int layer, const Part& part, std::int64_t columns) const;
+  WeightMatrix kept(int layer, std::initializer_list<Part> parts, std::int64_t columns) const;
   at::Tensor rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
                   int threads) const;
 
   const ModelFile& file_;
   at::Device device_;
   at::ScalarType dtype_;
+  bool keep_;
 };
 
 }  // namespace kvscope::detail

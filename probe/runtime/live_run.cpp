@@ -23,7 +23,7 @@ class LiveRunOnModel final : public LiveRun {
   LiveRunOnModel(std::shared_ptr<const LoadedModel> model, TokenTable prompt,
                  LiveRunOptions options)
       : model_(std::move(model)), tokens_(std::move(prompt)), options_(std::move(options)) {
-    const at::TensorOptions storage = model_->embedding().options();
+    const at::TensorOptions storage = model_->tensors();
     for (int layer = 0; layer < shape().layers; ++layer) {
       layers_.emplace_back(shape().kv_heads, shape().head_dim, tokens_.prompt_tokens + 64, storage);
     }

@@ -112,12 +112,17 @@ LoadedModel::LoadedModel(std::shared_ptr<const ModelFile> file, const RuntimeOpt
     options_.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
   at::set_num_threads(options_.threads);
-  load_layers(options_.threads, device, dtype);
+  KVSCOPE_CHECK(!options_.keep_weights || device.is_cpu(), ErrorCode::unsupported,
+                fmt::format("weights cannot be kept quantised on {}", options_.device),
+                "--weights", "use --weights dense, or --device cpu");
+  tensors_ = at::TensorOptions(dtype).device(device);
+  load_layers();
 }
 
-void LoadedModel::load_layers(int threads, at::Device device, at::ScalarType dtype) {
+void LoadedModel::load_layers() {
   const ModelShape& s = shape();
-  const WeightReader reader(*file_, device, dtype);
+  const int threads = options_.threads;
+  const WeightReader reader(*file_, device(), dtype(), options_.keep_weights);
   embedding_ = reader.matrix(-1, {{Weight::token_embedding, s.vocabulary}}, s.hidden_dim, threads);
   head_ = config().tied_embeddings
               ? embedding_
@@ -147,7 +152,8 @@ at::Tensor LoadedModel::output_weights(int layer) const {
   const at::NoGradGuard no_grad;
   const ModelShape& s = shape();
   return this->layer(layer)
-      .output.view({s.hidden_dim, s.query_heads, s.head_dim})
+      .output.dense()
+      .view({s.hidden_dim, s.query_heads, s.head_dim})
       .permute({1, 2, 0})
       .to(at::kFloat)
       .contiguous();

@@ -24,19 +24,22 @@ class LoadedModel final : public Model {
   at::Tensor output_weights(int layer) const override;
 
   const LayerWeights& layer(int layer) const { return layers_[static_cast<std::size_t>(layer)]; }
-  const at::Tensor& embedding() const { return embedding_; }  ///< [vocabulary, hidden_dim]
+  const WeightMatrix& embedding() const { return embedding_; }  ///< [vocabulary, hidden_dim]
   const NormWeights& output_norm() const { return output_norm_; }
-  const at::Tensor& head() const { return head_; }  ///< [vocabulary, hidden_dim]
-  at::Device device() const { return embedding_.device(); }
-  at::ScalarType dtype() const { return embedding_.scalar_type(); }
+  const WeightMatrix& head() const { return head_; }  ///< [vocabulary, hidden_dim]
+  at::Device device() const { return tensors_.device(); }
+  at::ScalarType dtype() const { return at::typeMetaToScalarType(tensors_.dtype()); }
+  /// Type and device of what the model computes.
+  const at::TensorOptions& tensors() const { return tensors_; }
 
  private:
-  void load_layers(int threads, at::Device device, at::ScalarType dtype);
+  void load_layers();
 
   std::shared_ptr<const ModelFile> file_;
   RuntimeOptions options_;
   std::vector<LayerWeights> layers_;
-  at::Tensor embedding_, head_;
+  at::TensorOptions tensors_;
+  WeightMatrix embedding_, head_;
   NormWeights output_norm_;
   mutable std::once_flag tokenizer_made_;
   mutable std::shared_ptr<const Tokenizer> tokenizer_;

@@ -146,8 +146,14 @@ DotRows<T> choose() {
 }
 
 template <typename T>
+DotRows<T> chosen() {
+  static const DotRows<T> loop = choose<T>();
+  return loop;
+}
+
+template <typename T>
 void run(const T* weight, const float* x, std::int64_t rows, std::int64_t columns, float* out) {
-  static const DotRows<T> dot_rows = choose<T>();
+  const DotRows<T> dot_rows = chosen<T>();
   const std::vector<float> arranged = arrange<T>(x, columns);
   const std::int64_t grain = std::max<std::int64_t>(4, 65536 / std::max<std::int64_t>(1, columns));
   at::parallel_for(0, rows, grain, [&](std::int64_t first, std::int64_t last) {
@@ -156,6 +162,11 @@ void run(const T* weight, const float* x, std::int64_t rows, std::int64_t column
 }
 
 }  // namespace
+
+void dot_rows(const float* weight, const float* x, std::int64_t rows, std::int64_t columns,
+              float* out) {
+  chosen<float>()(weight, x, rows, columns, out);
+}
 
 void matrix_vector(const at::Tensor& weight, const at::Tensor& x, at::Tensor& out) {
   const std::int64_t rows = weight.size(0);

@@ -2,11 +2,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
@@ -17,7 +15,6 @@
 
 #include <vector>
 
-#include "matrix_vector.h"
 #include "row_loops.h"
 
 namespace kvscope::detail {
@@ -120,12 +117,11 @@ at::Tensor activated(const at::Tensor& x, Activation activation) {
   return x;
 }
 
-at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids, double scale) {
-  at::Tensor index = at::empty({static_cast<std::int64_t>(ids.size())}, at::kInt);
-  std::copy(ids.begin(), ids.end(), index.mutable_data_ptr<int>());
-  at::Tensor rows = at::embedding(embedding, index.to(embedding.device())).to(at::kFloat);
+at::Tensor embed(const WeightMatrix& embedding, std::span<const std::int32_t> ids, double scale) {
+  const at::Tensor stored = embedding.gather(ids);
+  at::Tensor rows = stored.to(at::kFloat);
   if (scale != 1.0) {
-    rows.mul_(at::scalar_tensor(scale, embedding.options().device(at::kCPU)).to(at::kFloat));
+    rows.mul_(at::scalar_tensor(scale, stored.options().device(at::kCPU)).to(at::kFloat));
   }
   return rows;
 }
@@ -202,31 +198,38 @@ void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
   });
 }
 
-void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+void multiply(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias,
               at::Tensor& out) {
   if (x.size(0) == 1 && x.device().is_cpu()) {
-    at::Tensor row = at::empty({weight.size(0)}, at::kFloat);
-    matrix_vector(weight, x.view({-1}), row);
+    at::Tensor row = at::empty({weight.rows()}, at::kFloat);
+    weight.times(x.view({-1}), row);
     out.copy_((bias.defined() ? row.add_(bias) : row).unsqueeze(0));
-  } else if (bias.defined()) {
-    at::addmm_out(out, bias, x, weight.t());
-  } else {
-    at::mm_out(out, x, weight.t());
+    return;
   }
+  weight.tiles([&](std::int64_t first, const at::Tensor& tile) {
+    at::Tensor columns = out.narrow(1, first, tile.size(0));
+    if (bias.defined()) {
+      at::addmm_out(columns, bias.narrow(0, first, tile.size(0)), x, tile.t());
+    } else {
+      at::mm_out(columns, x, tile.t());
+    }
+  });
 }
 
-void add_product(const at::Tensor& x, const at::Tensor& weight, at::Tensor& hidden) {
+void add_product(const at::Tensor& x, const WeightMatrix& weight, at::Tensor& hidden) {
   if (x.size(0) == 1 && x.device().is_cpu()) {
-    at::Tensor row = at::empty({weight.size(0)}, at::kFloat);
-    matrix_vector(weight, x.view({-1}), row);
+    at::Tensor row = at::empty({weight.rows()}, at::kFloat);
+    weight.times(x.view({-1}), row);
     hidden.add_(row.unsqueeze(0));
     return;
   }
-  if (weight.scalar_type() == at::kFloat) {
-    hidden.addmm_(x, weight.t());
+  if (x.scalar_type() == at::kFloat) {
+    weight.tiles([&](std::int64_t first, const at::Tensor& tile) {
+      hidden.narrow(1, first, tile.size(0)).addmm_(x, tile.t());
+    });
     return;
   }
-  const at::Tensor product = at::linear(x, weight);
+  const at::Tensor product = linear(x, weight);
   if (!hidden.device().is_cpu()) {
     hidden.add_(product);
     return;

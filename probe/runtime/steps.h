@@ -16,7 +16,8 @@ namespace kvscope::detail {
 // `plain` forces the operators; they define what the loops compute.
 
 /// Rows of the embedding as float32 [tokens, hidden_dim], times `scale` rounded to its type.
-at::Tensor embed(const at::Tensor& embedding, std::span<const std::int32_t> ids, double scale = 1);
+at::Tensor embed(const WeightMatrix& embedding, std::span<const std::int32_t> ids,
+                 double scale = 1);
 
 /// out[r] = x[r] / rms(x[r]) * weight; x float32 [rows, hidden_dim], out float32 or in the model's
 /// type.
@@ -41,12 +42,12 @@ void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
               bool plain = false);
 
 /// out = x weight^T + bias, all in the model's type; no bias where it is undefined. One row on the
-/// CPU goes through `matrix_vector`.
-void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+/// CPU goes through `WeightMatrix::times`.
+void multiply(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias,
               at::Tensor& out);
 
 /// hidden += x weight^T; hidden float32 [rows, hidden_dim], x and weight in the model's type.
-void add_product(const at::Tensor& x, const at::Tensor& weight, at::Tensor& hidden);
+void add_product(const at::Tensor& x, const WeightMatrix& weight, at::Tensor& hidden);
 
 /// Splits qkv [rows, (query_heads + 2 kv_heads) * head_dim], rotates queries and keys, and writes
 /// keys and values behind the live slots of `state` (room reserved). Queries: float32 [query_heads,

@@ -84,15 +84,45 @@ TEST_P(FamilyFiles, WeightsAreThoseOfTheirNames) {
   }
 }
 
-TEST_P(FamilyFiles, RunsLikeTransformers) {
+TEST_P(FamilyFiles, RunsLikeTransformersDenseAndKept) {
   const auto ids = golden_.at("ids").get<std::vector<std::int32_t>>();
-  LiveRunOptions options;
-  options.prefill_chunk = 11;
-  const auto run =
-      LiveRun::start(Model::load(file_, {"cpu", "float32", 2}), prompt_of(ids), options);
-  run->prefill(false, nullptr);
   const auto expected = golden_.at("logits").back().get<std::vector<double>>();
-  EXPECT_LT(worst(run->logits(), expected), 2e-4 * (1 + run->logits().abs().max().item<double>()));
+  for (const bool keep : {false, true}) {
+    LiveRunOptions options;
+    options.prefill_chunk = 11;
+    const auto run =
+        LiveRun::start(Model::load(file_, {"cpu", "float32", 2, keep}), prompt_of(ids), options);
+    run->prefill(false, nullptr);
+    EXPECT_LT(worst(run->logits(), expected), 2e-4 * (1 + run->logits().abs().max().item<double>()))
+        << (keep ? "kept" : "dense");
+  }
+}
+
+/// Fused projections and reordered rows included.
+TEST_P(FamilyFiles, StoredBlocksAreTheWeights) {
+  int compared = 0;
+  for (int layer = 0; layer < file_->config().shape.layers; ++layer) {
+    for (const Weight weight :
+         {Weight::wq, Weight::wk, Weight::wv, Weight::wo, Weight::mlp_up, Weight::mlp_down}) {
+      const auto [rows, columns] = file_->weight_shape(weight, layer);
+      const BlockType* type = file_->blocks(weight, layer);
+      ASSERT_NE(type, nullptr);
+      std::vector<std::uint8_t> bytes(
+          static_cast<std::size_t>(rows * columns / type->elements * type->bytes));
+      file_->read_blocks(weight, layer, bytes);
+      std::vector<float> values(static_cast<std::size_t>(rows * columns));
+      type->dequantise(bytes.data(), rows * columns / type->elements, values.data());
+      std::vector<float> expected(values.size());
+      file_->read(weight, layer, expected, 1);
+      EXPECT_EQ(values, expected) << layer;
+      ++compared;
+      bytes.pop_back();
+      EXPECT_EQ(error_of([&] { file_->read_blocks(weight, layer, bytes); }),
+                code(ErrorCode::usage));
+    }
+  }
+  EXPECT_GT(compared, 0);
+  EXPECT_EQ(file_->blocks(Weight::attention_norm, 0), nullptr);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, FamilyFiles,

@@ -29,12 +29,25 @@ class RealModelParity : public ::testing::Test {
     ids_ = golden_.at("ids").get<Ids>();
   }
 
-  std::shared_ptr<const Model> loaded(const char* dtype) const {
-    return Model::load(file_, {"cpu", dtype, 2});
+  std::shared_ptr<const Model> loaded(const char* dtype, bool keep = false) const {
+    return Model::load(file_, {"cpu", dtype, 2, keep});
   }
 
-  std::unique_ptr<LiveRun> started(const char* dtype, LiveRunOptions options = {}) const {
-    return LiveRun::start(loaded(dtype), prompt_of(ids_), std::move(options));
+  std::unique_ptr<LiveRun> started(const char* dtype, LiveRunOptions options = {},
+                                   bool keep = false) const {
+    return LiveRun::start(loaded(dtype, keep), prompt_of(ids_), std::move(options));
+  }
+
+  /// Weights kept quantised: prompt and 32 tokens decoded one by one.
+  void expect_kept_weights_run_the_same() const {
+    const auto dense = started("float32");
+    const auto kept = started("float32", {}, true);
+    dense->prefill(false, nullptr);
+    kept->prefill(false, nullptr);
+    EXPECT_LT(worst(kept->logits(), dense->logits()), 1e-3);
+    EXPECT_EQ(greedy_tokens(*kept, 32), golden_.at("greedy").get<Ids>());
+    greedy_tokens(*dense, 32);
+    EXPECT_LT(worst(kept->logits(), dense->logits()), 1e-3);
   }
 
   /// What the golden is compared with: logits of its rows, and the best token everywhere.
@@ -50,7 +63,7 @@ class RealModelParity : public ::testing::Test {
     const ModelShape& shape = model->shape();
     std::vector<detail::LayerState> layers(
         static_cast<std::size_t>(shape.layers),
-        detail::LayerState(shape.kv_heads, shape.head_dim, 8, model->embedding().options()));
+        detail::LayerState(shape.kv_heads, shape.head_dim, 8, model->tensors()));
     for (detail::LayerState& layer : layers) {
       layer = layer.clone();
     }
@@ -133,6 +146,10 @@ TEST_F(Smollm2Parity, Float32LogitsAndGreedyTokensEqualTransformers) {
   expect_float32_parity();
 }
 
+TEST_F(Smollm2Parity, KeptWeightsRunTheSame) {
+  expect_kept_weights_run_the_same();
+}
+
 TEST_F(Smollm2Parity, ChunkedPrefillEqualsWholePrefill) {
   const auto whole = started("float32");
   whole->prefill(true, nullptr);
@@ -185,6 +202,10 @@ class Gemma3Parity : public RealModelParity {
 TEST_F(Gemma3Parity, Float32LogitsAndGreedyTokensEqualTransformers) {
   ASSERT_EQ(ids_.size(), 640u);
   expect_float32_parity();
+}
+
+TEST_F(Gemma3Parity, KeptWeightsRunTheSame) {
+  expect_kept_weights_run_the_same();
 }
 
 TEST_F(Gemma3Parity, Bfloat16ChangesOnlyCloseChoices) {

@@ -94,8 +94,8 @@ TEST(Steps, ActivationsByHand) {
 TEST(Steps, TheEmbeddingsScaleIsRoundedToItsType) {
   const std::vector<std::int32_t> ids = {1};
   const double scale = std::sqrt(640.0);  // 25.298...: 25.25 in bfloat16
-  EXPECT_NEAR(test::cell(embed(at::ones({2, 1}), ids, scale), {0, 0}), 25.298221, 1e-5);
-  EXPECT_EQ(test::cell(embed(at::ones({2, 1}, at::kBFloat16), ids, scale), {0, 0}), 25.25f);
+  EXPECT_NEAR(test::cell(embed(WeightMatrix(at::ones({2, 1})), ids, scale), {0, 0}), 25.298221, 1e-5);
+  EXPECT_EQ(test::cell(embed(WeightMatrix(at::ones({2, 1}, at::kBFloat16)), ids, scale), {0, 0}), 25.25f);
 }
 
 TEST(Steps, GrowingRotationsUseTheTableOfTheirOwnLength) {
@@ -126,12 +126,12 @@ TEST(Steps, OneRowsProductEqualsTheMatrixProduct) {
         const double largest = 3 + exact.abs().max().item<double>();
         const double tolerance =
             1e-6 * static_cast<double>(columns) + (type == at::kFloat ? 1e-7 : 0.008) * largest;
-        multiply(x, weight, {}, out);
+        multiply(x, WeightMatrix(weight), {}, out);
         EXPECT_LT(worst(out.to(at::kDouble), exact), tolerance) << rows << "x" << columns;
-        multiply(x, weight, bias, out);
+        multiply(x, WeightMatrix(weight), bias, out);
         EXPECT_LT(worst(out.to(at::kDouble), exact.add(bias)), tolerance);
         at::Tensor hidden = at::ones({1, rows});
-        add_product(x, weight, hidden);
+        add_product(x, WeightMatrix(weight), hidden);
         EXPECT_LT(worst(hidden.to(at::kDouble), exact.add(1)),
                   1e-6 * static_cast<double>(columns) + 1e-6 * largest);
       }

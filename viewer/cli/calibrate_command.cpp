@@ -15,7 +15,7 @@ struct Options {
   CommonOptions common;
   std::string model;
   std::vector<std::string> files;
-  std::string dtype = "float32";
+  ComputeOptions compute;
   std::string output;
   int window = 0;
   bool force = false;
@@ -85,7 +85,7 @@ void run_calibrate(const Options& options) {
   refuse_existing(options.output, options.force);
   const auto file = open_model(options.model);
   const CalibrationText text = read_calibration_text(options.files, *file);
-  const auto model = Model::load(file, runtime_options(options.common, options.dtype));
+  const auto model = Model::load(file, runtime_options(options.common, options.compute));
   const auto start = std::chrono::steady_clock::now();
   const Calibration calibration = calibrate_on(model, text, options.window);
   write_calibration(options.output, calibration, options.force);
@@ -106,9 +106,7 @@ void add_calibrate(Program program) {
                    "Longest piece read at once, in tokens; 0 = 4096 or the model's context")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
-  command->add_option("--dtype", options->dtype, "Of computation")
-      ->check(CLI::IsMember({"float32", "bfloat16"}))
-      ->capture_default_str();
+  add_compute(*command, options->compute);
   command->add_flag("--force", options->force, "Overwrite the output");
   command->add_option("-o,--output", options->output, "NAME.calibration.h5")->required();
   add_common(*command, options->common);

@@ -31,7 +31,7 @@ struct Options {
   std::string profile;
   std::string windows = "32,64";
   std::string layers;
-  std::string dtype = "float32";
+  ComputeOptions compute;
   std::string method;
   std::string keep;
   int chunk = 0;
@@ -53,7 +53,7 @@ void choose_profile(Options& options, const ModelShape& shape, int prompt_tokens
   }
   options.request.profile = Profile::qkv;
   const CapturePrice price =
-      price_capture(options.request, shape, prompt_tokens, cache_type(options.dtype));
+      price_capture(options.request, shape, prompt_tokens, cache_type(options.compute.dtype));
   if (price.disk_bytes >= default_profile_limit) {
     say(fmt::format("profile: window (qkv would take {}; ask for it with --profile qkv)",
                     bytes_text(price.disk_bytes)));
@@ -113,8 +113,8 @@ CaptureIndex make_index(const Options& options, const ModelFile& file, const Tok
   index.model_hash = file.hash();
   index.architecture = config.architecture;
   index.weights_dtype = config.weights_dtype;
-  index.compute_dtype = options.dtype;
-  index.cache_dtype = options.dtype;
+  index.compute_dtype = options.compute.dtype;
+  index.cache_dtype = options.compute.dtype;
   index.device = options.common.device;
   index.shape = config.shape;
   index.layers = options.request.layers;
@@ -227,13 +227,13 @@ void run_capture(Options& options) {
   CapturedMethod* const method = compressed ? &*compressed : nullptr;
   choose_profile(options, shape, prompt.prompt_tokens);
   const CapturePrice price =
-      price_capture(options.request, shape, prompt.prompt_tokens, cache_type(options.dtype));
+      price_capture(options.request, shape, prompt.prompt_tokens, cache_type(options.compute.dtype));
   confirm_price(options, price);
   refuse_beyond_disk(options.output, price);
 
   Timing time;
   auto start = Clock::now();
-  const auto model = Model::load(file, runtime_options(options.common, options.dtype));
+  const auto model = Model::load(file, runtime_options(options.common, options.compute));
   time.load = seconds_since(start);
 
   start = Clock::now();
@@ -308,9 +308,7 @@ void add_capture(Program program) {
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
   command->add_option("--seed", options->sampling.seed, "Of sampling")->capture_default_str();
-  command->add_option("--dtype", options->dtype, "Of computation")
-      ->check(CLI::IsMember({"float32", "bfloat16"}))
-      ->capture_default_str();
+  add_compute(*command, options->compute);
   command->add_option("--chunk", options->chunk, "Prefill chunk in tokens; 0 = in one piece")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();

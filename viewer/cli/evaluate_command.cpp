@@ -21,7 +21,7 @@ struct Options {
   std::vector<std::string> methods;
   std::vector<std::string> keeps;
   std::string calibration;
-  std::string dtype = "float32";
+  ComputeOptions compute;
   std::string cut_after = "prompt";
   std::string format = "text";
   std::string output;
@@ -109,7 +109,7 @@ void run_evaluate(Options& options) {
     }
   };
   parse(options.methods);  // what is wrong there is found before the model is read
-  const auto model = Model::load(file, runtime_options(options.common, options.dtype));
+  const auto model = Model::load(file, runtime_options(options.common, options.compute));
   if (defaults) {
     need_calibration(options, plan, model);
     parse(seed_systems(options.calibration));
@@ -177,9 +177,7 @@ void add_evaluate(Program program) {
       ->check(CLI::IsMember({"prompt", "context"}))
       ->capture_default_str();
   command->add_flag("--plain", options->plain, "Without the model's chat form");
-  command->add_option("--dtype", options->dtype, "Of computation")
-      ->check(CLI::IsMember({"float32", "bfloat16"}))
-      ->capture_default_str();
+  add_compute(*command, options->compute);
   command->add_option("--format", options->format, "text, markdown, json or csv (a row each run)")
       ->check(CLI::IsMember({"text", "markdown", "json", "csv"}))
       ->capture_default_str();

@@ -23,7 +23,7 @@ struct Options {
   std::string model;
   std::vector<std::string> methods;
   std::vector<std::string> keeps = {"0.2"};
-  std::string dtype = "float32";
+  ComputeOptions compute;
   std::string cut_after = "prompt";
   std::string output;
   int chunk = 0;
@@ -143,7 +143,7 @@ void run_generate(const Options& options) {
   const auto file = open_model(options.model);
   const auto tokenizer = open_tokenizer(*file, options.prompt);
   const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
-  const auto model = Model::load(file, runtime_options(options.common, options.dtype));
+  const auto model = Model::load(file, runtime_options(options.common, options.compute));
   GenerationOptions generation_options = options.generation;
   generation_options.methods = methods;
   generation_options.tokenizer = tokenizer;
@@ -197,9 +197,7 @@ void add_generate(Program program) {
       ->capture_default_str();
   command->add_option("--seed", options->generation.sampling.seed, "Of sampling")
       ->capture_default_str();
-  command->add_option("--dtype", options->dtype, "Of computation")
-      ->check(CLI::IsMember({"float32", "bfloat16"}))
-      ->capture_default_str();
+  add_compute(*command, options->compute);
   command->add_option("--chunk", options->chunk, "Prefill chunk in tokens; 0 = in one piece")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();

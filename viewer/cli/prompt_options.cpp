@@ -69,10 +69,23 @@ std::shared_ptr<const ModelFile> open_model(const std::string& path) {
   return std::shared_ptr<const ModelFile>(ModelFile::open(path));
 }
 
-RuntimeOptions runtime_options(const CommonOptions& common, const std::string& dtype) {
+void add_compute(CLI::App& command, ComputeOptions& options) {
+  command.add_option("--dtype", options.dtype, "Of computation")
+      ->check(CLI::IsMember({"float32", "bfloat16"}))
+      ->capture_default_str();
+  command
+      .add_option("--weights", options.weights,
+                  "dense: in the type of computation; keep: in memory as the file stores them, "
+                  "dequantised a tile at a time (same numbers, less memory; CPU)")
+      ->check(CLI::IsMember({"dense", "keep"}))
+      ->capture_default_str();
+}
+
+RuntimeOptions runtime_options(const CommonOptions& common, const ComputeOptions& compute) {
   RuntimeOptions options;
   options.device = common.device;
-  options.dtype = dtype;
+  options.dtype = compute.dtype;
+  options.keep_weights = compute.weights == "keep";
   options.threads = common.threads;
   return options;
 }

@@ -34,6 +34,14 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const ModelFile& file,
 /// Opens MODEL and checks the device before any weight is read.
 std::shared_ptr<const ModelFile> open_model(const std::string& path);
 
-RuntimeOptions runtime_options(const CommonOptions& common, const std::string& dtype);
+/// What the model computes with; shared by all that run one.
+struct ComputeOptions {
+  std::string dtype = "float32";
+  std::string weights = "dense";
+};
+
+void add_compute(CLI::App& command, ComputeOptions& options);
+
+RuntimeOptions runtime_options(const CommonOptions& common, const ComputeOptions& compute);
 
 }  // namespace kvscope::cli

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvscope/core/shape.h"
+#include "kvscope/model/block_type.h"
 
 namespace kvscope {
 
@@ -80,7 +81,7 @@ enum class Weight {
   output_norm_bias,     ///< [hidden_dim], layer -1; NormKind::layer
 };
 
-/// A model on disk (GGUF), memory-mapped and checked before use: every count, offset, type and
+/// A model on disk (GGUF or safetensors), memory-mapped and checked before use: every count, offset, type and
 /// shape. Throws Error{io | corrupt_file | unsupported}, naming tensor or key and the byte offset.
 class ModelFile {
  public:
@@ -98,6 +99,12 @@ class ModelFile {
   /// Dequantises to float32, row-major, into `out` (exact size). Q and K rows come in half-split
   /// RoPE order whatever the file's order. Uses up to `threads` threads. Safe from several threads.
   virtual void read(Weight weight, int layer, std::span<float> out, int threads = 1) const = 0;
+  /// The type whose blocks, dequantised row by row, are the weight (what `read` gives, bitwise);
+  /// nullptr where more is needed than the blocks (FP8 with scales, norms that are stored less one).
+  virtual const BlockType* blocks(Weight weight, int layer) const;
+  /// Copies the stored blocks, row after row in the order of `read`, into `out` (exact size: rows *
+  /// columns / elements * bytes of `blocks`, which must not be null). Safe from several threads.
+  virtual void read_blocks(Weight weight, int layer, std::span<std::uint8_t> out) const;
   virtual std::shared_ptr<const Tokenizer> tokenizer() const = 0;
   /// One line for each tensor and metadata key, for `inspect`.
   virtual std::vector<std::string> describe() const = 0;

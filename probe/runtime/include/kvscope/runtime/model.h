@@ -15,6 +15,9 @@ struct RuntimeOptions {
   std::string device = "cpu";     ///< "cpu", "cuda", "cuda:N"
   std::string dtype = "float32";  ///< "float32" or "bfloat16"
   int threads = 0;                ///< 0 = all cores
+  /// Matrices stay in memory as the file stores them and are dequantised a tile at a time, for the
+  /// same numbers up to the order of sums. CPU only.
+  bool keep_weights = false;
 };
 
 /// Weights on a device, ready to run.

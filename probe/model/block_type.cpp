@@ -1,4 +1,4 @@
-#include "block_types.h"
+#include "kvscope/model/block_type.h"
 
 #include <cmath>
 #include <cstring>
