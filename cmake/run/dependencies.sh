@@ -13,6 +13,8 @@ readonly lint_packages=(git clang-format clang-tidy shellcheck)
 
 readonly torch_wheels=(torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 readonly imgui_sdist=imgui-bundle==1.93.0
+readonly jinja_sdist=llama-cpp-python==0.3.36  # it carries llama.cpp's sources
+readonly jinja_checksum=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 readonly snippet_wheels=(h5py==3.16.0 matplotlib==3.11.2)  # what README's Python snippet imports
 
 # need_packages NAME...: installs what is missing as root, else prints the command and stops.
@@ -91,6 +93,32 @@ need_imgui() {
     mv .deps/imgui-bundle.partial .deps/imgui-bundle
   fi
   cmake_options+=("-DKVSCOPE_IMGUI_DIR=$PWD/.deps/imgui-bundle")
+}
+
+# The Jinja engine of llama.cpp, as sources: chat templates are rendered with it.
+need_jinja() {
+  if [ -n "${KVSCOPE_JINJA_DIR:-}" ]; then
+    [ -f "$KVSCOPE_JINJA_DIR/jinja/runtime.h" ] || die "KVSCOPE_JINJA_DIR=$KVSCOPE_JINJA_DIR holds no jinja/runtime.h"
+    cmake_options+=("-DKVSCOPE_JINJA_DIR=$KVSCOPE_JINJA_DIR")
+    return
+  fi
+  if [ "$(cat .deps/jinja/versions.txt 2>/dev/null || true)" != "$jinja_sdist" ]; then
+    step "fetch llama.cpp's Jinja engine (77 MB, 0.3 MB of which stay): $jinja_sdist"
+    local partial=.deps/jinja.partial
+    local archive=$partial/llama_cpp_python-${jinja_sdist##*=}.tar.gz
+    rm -rf .deps/jinja "$partial"
+    mkdir -p "$partial"
+    pip_run download --quiet --no-deps --no-binary llama-cpp-python --dest "$partial" "$jinja_sdist" ||
+      die "could not fetch the source archive of $jinja_sdist from the Python package index"
+    [ "$(checksum "$archive")" = "$jinja_checksum" ] || die "$jinja_sdist: the fetched archive has a wrong checksum"
+    tar -C "$partial" --strip-components=4 --wildcards -xzf "$archive" '*/llama.cpp/common/jinja/*' '*/llama.cpp/common/json.*' \
+      '*/llama.cpp/common/unicode.*'
+    tar -C "$partial" --strip-components=3 --wildcards -xzf "$archive" '*/vendor/llama.cpp/LICENSE'
+    rm -f "$archive"
+    printf '%s\n' "$jinja_sdist" >"$partial/versions.txt"
+    mv "$partial" .deps/jinja
+  fi
+  cmake_options+=("-DKVSCOPE_JINJA_DIR=$PWD/.deps/jinja")
 }
 
 # The Python of the test that runs README's snippet: .deps/venv.

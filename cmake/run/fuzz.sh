@@ -12,8 +12,9 @@ do_fuzz() {
   fuzz_names | grep -qx -- "$name" || wrong "no fuzz target '$name'; known: $known"
   [[ $seconds =~ ^[1-9][0-9]*$ ]] || wrong "fuzz takes a number of seconds, not '$seconds'"
   need_packages "${build_packages[@]}" clang
+  need_jinja
   step "build fuzz_$name (build-fuzz/)"
-  cmake -S . -B build-fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+  cmake -S . -B build-fuzz -G Ninja "${cmake_options[@]}" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
     -DCMAKE_CXX_FLAGS=-fsanitize=fuzzer-no-link -DKVSCOPE_SANITIZE=address,undefined -DKVSCOPE_FUZZ=ON -DKVSCOPE_TESTS=ON \
     -DKVSCOPE_TORCH=OFF -DKVSCOPE_CUDA=OFF -DKVSCOPE_VIEWER=OFF >/dev/null || die "configuring failed"
   cmake --build build-fuzz --parallel "$jobs" --target "fuzz_$name"

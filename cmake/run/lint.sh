@@ -37,6 +37,7 @@ do_lint() {
   need_packages "${build_packages[@]}"
   need_libtorch
   need_imgui
+  need_jinja
   cmake --preset dev "${cmake_options[@]}" -DKVSCOPE_CUDA=OFF >/dev/null || die "configuring failed"
   mapfile -t files < <(lint_files "$which" '*.cpp' | grep -E '^(probe|spectral|methods|viewer)/')
   if [ ${#files[@]} -gt 0 ]; then

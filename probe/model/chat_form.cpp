@@ -1,130 +1,134 @@
 #include "chat_form.h"
 
-#include <fmt/format.h>
-
-#include <vector>
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string_view>
 
 #include "kvscope/core/error.h"
 
 namespace kvscope {
 namespace {
 
-/// The string literals of a Jinja template, escapes resolved. What stands outside of {{ }} and {%
-/// %} is text of its own and counts as a literal too.
-std::vector<std::string> literals_of(const std::string& source) {
-  std::vector<std::string> literals;
-  std::string plain;
-  for (std::size_t at = 0; at < source.size();) {
-    const std::string_view two = std::string_view(source).substr(at, 2);
-    if (two != "{{" && two != "{%" && two != "{#") {
-      plain += source[at++];
-      continue;
-    }
-    literals.push_back(std::move(plain));
-    plain.clear();
-    const std::string end = two == "{{" ? "}}" : two == "{%" ? "%}" : "#}";
-    at += 2;
-    while (at < source.size() && source.compare(at, 2, end) != 0) {
-      const char quote = source[at++];
-      if (two == "{#" || (quote != '\'' && quote != '"')) {
-        continue;
-      }
-      std::string literal;
-      for (; at < source.size() && source[at] != quote; ++at) {
-        if (source[at] != '\\' || at + 1 == source.size()) {
-          literal += source[at];
-          continue;
-        }
-        const char escaped = source[++at];
-        literal += escaped == 'n' ? '\n' : escaped == 't' ? '\t' : escaped;
-      }
-      ++at;
-      literals.push_back(std::move(literal));
-    }
-    at += 2;
-  }
-  literals.push_back(std::move(plain));
-  return literals;
-}
+// In the message's place it shows where the template writes the message, and by the white space
+// that is left around it which ends are stripped.
+constexpr std::string_view stand_in = "kvscope-0b7d3c52-message";
+constexpr std::string_view space_before = "\t \t ";
+constexpr std::string_view space_after = " \t\t ";
 
-/// The first literal that begins and ends so; empty if there is none.
-std::string literal_like(const std::vector<std::string>& literals, const std::string& begin,
-                         const std::string& end) {
-  for (const std::string& literal : literals) {
-    if (literal.size() >= begin.size() + end.size() && literal.starts_with(begin) &&
-        literal.ends_with(end)) {
-      return literal;
+constexpr std::string_view ascii_space = " \t\n\r\v\f";
+
+/// White space in Python's sense beyond ASCII's, UTF-8.
+constexpr std::array<std::string_view, 23> other_space = {
+    "\x1c",         "\x1d",         "\x1e",         "\x1f",         "\xC2\x85",     "\xC2\xA0",
+    "\xE1\x9A\x80", "\xE2\x80\x80", "\xE2\x80\x81", "\xE2\x80\x82", "\xE2\x80\x83", "\xE2\x80\x84",
+    "\xE2\x80\x85", "\xE2\x80\x86", "\xE2\x80\x87", "\xE2\x80\x88", "\xE2\x80\x89", "\xE2\x80\x8A",
+    "\xE2\x80\xA8", "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80"};
+
+/// Bytes of the white space character at the front (or back) of `text`; 0 if there is none.
+std::size_t space_at(std::string_view text, bool front) {
+  if (text.empty()) {
+    return 0;
+  }
+  if (ascii_space.find(front ? text.front() : text.back()) != std::string_view::npos) {
+    return 1;
+  }
+  for (const std::string_view space : other_space) {
+    if (front ? text.starts_with(space) : text.ends_with(space)) {
+      return space.size();
     }
   }
-  return {};
+  return 0;
 }
 
-ChatForm chatml(const std::vector<std::string>& literals) {
-  // The system turn that the template writes when there is none stands in one literal.
-  return {"ChatML", false,
-          literal_like(literals, "<|im_start|>system\n", "<|im_end|>\n") + "<|im_start|>user\n",
-          "<|im_end|>\n<|im_start|>assistant\n", false};
-}
+/// What a template does around a message whatever the message says.
+struct Frame {
+  std::string before;
+  std::string after;
+  bool strips_begin = true;
+  bool strips_end = true;
+};
 
-ChatForm llama3(bool dated) {
-  const std::string system =
-      dated ? "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
-              "2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-            : "";
-  return {"Llama-3", true, system + "<|start_header_id|>user<|end_header_id|>\n\n",
-          "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", true};
-}
-
-ChatForm instruct(const std::string& source, const std::vector<std::string>& literals) {
-  ChatForm form{"Llama-2 / Mistral", true, literal_like(literals, "[INST]", ""), "",
-                source.find("strip()") != std::string::npos};
-  for (const std::string& literal : literals) {
-    if (form.after.empty() && literal.ends_with("[/INST]")) {
-      form.after = literal;
-    }
+std::optional<Frame> frame_of(const ChatTemplate& chat_template, const ChatLimits& limits) {
+  std::string message(space_before);
+  message.append(stand_in).append(space_after);
+  const std::string text = render_chat(chat_template, {{{"user", message}}}, limits);
+  const std::size_t at = text.find(stand_in);
+  if (at == std::string::npos || at != text.rfind(stand_in)) {
+    return {};
   }
-  KVSCOPE_CHECK(!form.before.empty() && !form.after.empty() &&
-                    form.before.find_first_not_of(' ', 6) == std::string::npos,
-                ErrorCode::unsupported, "this form of Llama-2's chat template is not supported",
-                "--chat", "render the prompt yourself and pass it without --chat, or --token-ids");
+  Frame frame{text.substr(0, at), text.substr(at + stand_in.size())};
+  if (frame.before.ends_with(space_before)) {
+    frame.strips_begin = false;
+    frame.before.resize(frame.before.size() - space_before.size());
+  }
+  if (frame.after.starts_with(space_after)) {
+    frame.strips_end = false;
+    frame.after.erase(0, space_after.size());
+  }
+  return frame;
+}
+
+/// The part of `message` from the first to the last character that is no white space.
+ChatForm core_of(const std::string& message) {
+  ChatForm form;
+  form.end = message.size();
+  const std::string_view view = message;
+  while (std::size_t size = space_at(view.substr(form.begin), true)) {
+    form.begin += size;
+  }
+  while (std::size_t size = space_at(view.substr(form.begin, form.end - form.begin), false)) {
+    form.end -= size;
+  }
   return form;
 }
 
-ChatForm phi3(const std::vector<std::string>& literals) {
-  const std::string line = literal_like(literals, "<|assistant|>", "\n").empty() ? "" : "\n";
-  return {"Phi-3", false, "<|user|>" + line, "<|end|>" + line + "<|assistant|>" + line, false};
+/// Where the message stands in `text` if the template strips the ends that the frame says.
+std::optional<ChatForm> placed(const std::string& text, const Frame& frame,
+                               const std::string& message) {
+  const std::size_t around = frame.before.size() + frame.after.size();
+  if (text.size() < around || !text.starts_with(frame.before) || !text.ends_with(frame.after)) {
+    return {};
+  }
+  const std::string written = text.substr(frame.before.size(), text.size() - around);
+  ChatForm form = core_of(message);
+  // The renderer strips ASCII white space only; Python, which the templates were written for, all.
+  const std::size_t at = message.find(written);
+  if (form.begin == form.end) {
+    form.begin = form.end = std::min(form.begin, at + written.size());
+  }
+  if (at == std::string::npos || at > form.begin || at + written.size() < form.end) {
+    return {};
+  }
+  form.begin = frame.strips_begin ? form.begin : at;
+  form.end = frame.strips_end ? form.end : at + written.size();
+  form.before = frame.before;
+  form.after = frame.after;
+  return form;
 }
 
 }  // namespace
 
-ChatForm chat_form(const std::string& source) {
-  KVSCOPE_CHECK(!source.empty(), ErrorCode::unsupported, "the model has no chat template", "--chat",
-                "give the prompt as plain text, without --chat");
-  const auto has = [&](const char* mark) { return source.find(mark) != std::string::npos; };
-  const std::vector<std::string> literals = literals_of(source);
-  const bool dated = has("strftime_now");
-  const char* unknown = "unknown";
-  if (has("<|im_sep|>")) {
-    return {"Phi-4", false, "<|im_start|>user<|im_sep|>",
-            "<|im_end|><|im_start|>assistant<|im_sep|>", false};
+ChatForm chat_form(const ChatTemplate& chat_template, const std::string& message,
+                   const ChatLimits& limits) {
+  const std::string text = render_chat(chat_template, {{{"user", message}}}, limits);
+  if (const auto frame = frame_of(chat_template, limits)) {
+    if (auto form = placed(text, *frame, message)) {
+      return *form;
+    }
   }
-  if (has("<|im_start|>") && has("## Metadata")) {
-    unknown = "SmolLM3";
-  } else if (has("<|im_start|>") && !dated) {
-    return chatml(literals);
-  } else if (has("<|start_header_id|>")) {
-    return llama3(has("Cutting Knowledge Date"));
-  } else if (has("[INST]") && !has("[SYSTEM_PROMPT]")) {
-    return instruct(source, literals);
-  } else if (has("<start_of_turn>")) {
-    return {"Gemma", true, "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", true};
-  } else if (has("<|end|>") && has("<|assistant|>") && !has("<|channel|>")) {
-    return phi3(literals);
-  }
-  throw Error(ErrorCode::unsupported,
-              fmt::format("the model's chat template ({}) is not supported", unknown), "--chat",
-              "known: ChatML, Llama-2, Llama-3, Mistral, Gemma, Phi-3, Phi-4; else render the "
-              "prompt yourself and pass it without --chat, or --token-ids");
+  // The template writes something else around this message than around another: it is found by its
+  // own text, if that stands there once.
+  ChatForm form = core_of(message);
+  const std::string core = message.substr(form.begin, form.end - form.begin);
+  const std::size_t at = text.find(core);
+  KVSCOPE_CHECK(
+      !core.empty() && at != std::string::npos && at == text.rfind(core), ErrorCode::unsupported,
+      "the model's chat template changes the message, or writes it more than once", "chat template",
+      "give the text already formatted, without --chat, or its tokens with --token-ids");
+  form.before = text.substr(0, at);
+  form.after = text.substr(at + core.size());
+  return form;
 }
 
 }  // namespace kvscope

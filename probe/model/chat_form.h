@@ -2,21 +2,21 @@
 
 #include <string>
 
+#include "chat_template.h"
+
 namespace kvscope {
 
-/// What a chat template puts around one message of the user when the assistant is to answer.
+/// What a chat template makes of one message of the user that the assistant is to answer.
 struct ChatForm {
-  std::string name;  ///< ChatML, Llama-3, ...
-  bool begins_with_bos = false;
-  std::string before;  ///< from the beginning (after BOS) to the message
-  std::string after;   ///< from the message to where the answer begins
-  bool trims = false;  ///< white space around the message is dropped
+  std::string before;     ///< from the beginning, BOS included, to the message
+  std::string after;      ///< from the message to where the answer begins
+  std::size_t begin = 0;  ///< the bytes of the message that are written: white space at its ends
+  std::size_t end = 0;    ///< may be dropped
 };
 
-/// The form that a model's own template (Jinja) has, recognised by its marks; the words in it
-/// (system turn, line ends) are read from the template. Where a template would write today's date
-/// its own fallback date is taken, so that the same prompt gives the same tokens every day. Throws
-/// Error{unsupported} naming the form if it is not one of these families'.
-ChatForm chat_form(const std::string& chat_template);
+/// Renders the template with this message and finds the message in it. Throws Error{unsupported} as
+/// render_chat does, and where the template writes the message more than once or changed.
+ChatForm chat_form(const ChatTemplate& chat_template, const std::string& message,
+                   const ChatLimits& limits = {});
 
 }  // namespace kvscope

@@ -30,36 +30,60 @@ void append_text(TokenTable& table, const Tokenizer& tokenizer, const std::strin
 
 constexpr const char* white = " \t\r\n\v\f";
 
-/// The message without white space at its ends; the end of the last part is the end of the message.
-PromptRequest trimmed(PromptRequest request) {
-  request.text.erase(0, std::min(request.text.find_first_not_of(white), request.text.size()));
-  std::string& last = request.question.empty() ? request.text : request.question;
-  last.erase(last.find_last_not_of(white) + 1);
-  return request;
+/// The template's text before the message; a BOS at its beginning is a token, whatever the
+/// tokenizer makes of its text.
+void append_before(TokenTable& table, const Tokenizer& tokenizer, std::string text,
+                   const std::string& bos) {
+  if (!bos.empty() && text.starts_with(bos)) {
+    append(table, tokenizer, {tokenizer.bos()}, Segment::chat_template);
+    text.erase(0, bos.size());
+  }
+  append_text(table, tokenizer, text, Segment::chat_template);
+}
+
+std::string piece_or_none(const Tokenizer& tokenizer, std::int32_t id) {
+  return id < 0 ? std::string() : tokenizer.piece(id);
+}
+
+/// Context and question, one after the other, as the template writes them.
+struct Message {
+  std::string context;
+  std::string question;
+};
+
+/// The message's bytes [begin, end) in its two parts.
+Message cut(const Message& whole, std::size_t begin, std::size_t end) {
+  const std::size_t middle = whole.context.size();
+  const std::string text = whole.context + whole.question;
+  const std::size_t first = std::min(end, std::max(begin, middle));
+  return {begin < middle ? text.substr(begin, std::min(end, middle) - begin) : std::string(),
+          text.substr(first, end - first)};
 }
 
 }  // namespace
 
-TokenTable build_prompt(const Tokenizer& tokenizer, const PromptRequest& asked) {
-  KVSCOPE_CHECK(!asked.text.empty(), ErrorCode::usage, "the prompt is empty", "",
+TokenTable build_prompt(const Tokenizer& tokenizer, const PromptRequest& request) {
+  KVSCOPE_CHECK(!request.text.empty(), ErrorCode::usage, "the prompt is empty", "",
                 "give at least one character of text");
   TokenTable table;
-  const ChatForm form = asked.chat ? chat_form(tokenizer.chat_template()) : ChatForm{};
-  const PromptRequest request = form.trims ? trimmed(asked) : asked;
-  if (asked.chat) {
-    if (form.begins_with_bos && tokenizer.bos() >= 0) {
-      append(table, tokenizer, {tokenizer.bos()}, Segment::chat_template);
-    }
-    append_text(table, tokenizer, form.before, Segment::chat_template);
+  Message message{request.text, request.question.empty() ? "" : "\n\n" + request.question};
+  ChatForm form;
+  if (request.chat) {
+    const ChatTemplate chat_template{tokenizer.chat_template(),
+                                     piece_or_none(tokenizer, tokenizer.bos()),
+                                     piece_or_none(tokenizer, tokenizer.eos())};
+    form = chat_form(chat_template, message.context + message.question);
+    message = cut(message, form.begin, form.end);
+    append_before(table, tokenizer, form.before, chat_template.bos);
   } else {
     append(table, tokenizer, tokenizer.encode("", false, true), Segment::chat_template);
   }
-  append_text(table, tokenizer, request.text, Segment::context);
+  append_text(table, tokenizer, message.context, Segment::context);
   table.context_tokens = table.size();
-  if (!request.question.empty()) {
-    append_text(table, tokenizer, "\n\n" + request.question, Segment::question);
+  if (!message.question.empty()) {
+    append_text(table, tokenizer, message.question, Segment::question);
   }
-  if (asked.chat) {
+  if (request.chat) {
     append_text(table, tokenizer, form.after, Segment::chat_template);
   }
   table.prompt_tokens = table.size();

@@ -12,6 +12,8 @@ void gguf(std::span<const std::uint8_t> bytes);
 void safetensors(std::span<const std::uint8_t> bytes);
 void tokenizer_json(std::span<const std::uint8_t> bytes);
 void tokenizer_model(std::span<const std::uint8_t> bytes);
+/// A conversation and a chat template, one after the other: the message ends at the first NUL.
+void chat_template(std::span<const std::uint8_t> bytes);
 /// Reads `bytes` as a list of changes to one of our HDF5 files, and that file then.
 void hdf5(std::span<const std::uint8_t> bytes);
 

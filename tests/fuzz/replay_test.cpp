@@ -67,6 +67,7 @@ INSTANTIATE_TEST_SUITE_P(Readers, Corpus,
                                          Case{"safetensors", fuzz::safetensors},
                                          Case{"tokenizer_json", fuzz::tokenizer_json},
                                          Case{"tokenizer_model", fuzz::tokenizer_model},
+                                         Case{"chat_template", fuzz::chat_template},
                                          Case{"hdf5", fuzz::hdf5}),
                          [](const auto& each) { return std::string(each.param.name); });
 

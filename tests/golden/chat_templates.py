@@ -1,66 +1,71 @@
-"""Writes chat_templates.json: chat templates in the forms that the families publish, rendered by jinja2.
+"""Writes chat_templates.json: the templates in chat_templates/, rendered by transformers on a few conversations.
 
 usage: chat_templates.py
 
-Made with jinja2 3.1.6, with the settings of transformers (trim_blocks, lstrip_blocks). One message of the user, the
-answer to follow. Compared exactly.
+Made with transformers 5.2.0 and jinja2 3.1.6. The templates are those that the models carry; constructs.jinja is ours and
+uses what the others do and more. Compared exactly. Where the template raises an exception, `raises` has its text. The
+clock stands at 26 July 2024, 12:00 UTC, the date that templates write where they know none.
 """
+import datetime
 import json
 import pathlib
 
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import jinja2
+import transformers
+from transformers.utils import chat_template_utils
 
-TURN = "{% for message in messages %}"
-TEMPLATES = {
-    "smollm2": TURN + "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}"
-    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-    "qwen2.5": "{%- if tools %}\n    {{- '<|im_start|>system\\n' }}\n{%- else %}\n    {%- if messages[0]['role'] == 'system' %}\n"
-    "        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n    {%- else %}\n"
-    "        {{- '<|im_start|>system\\nYou are a helper.<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}\n"
-    "{%- for message in messages %}\n    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n"
-    "{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n",
-    "qwen3": "{%- if messages[0].role == 'system' %}\n    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}\n"
-    "{%- endif %}\n{%- for message in messages %}\n    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' "
-    "+ '\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}",
-    "llama3": "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
-    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
-    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
-    "llama3.1": "{{- bos_token }}\n{%- if not date_string is defined %}\n    {%- set date_string = \"26 Jul 2024\" %}\n{%- endif %}\n"
-    "{{- \"<|start_header_id|>system<|end_header_id|>\\n\\n\" }}\n{{- \"Cutting Knowledge Date: December 2023\\n\" }}\n"
-    "{{- \"Today Date: \" + date_string + \"\\n\\n\" }}\n{{- \"<|eot_id|>\" }}\n{%- for message in messages %}\n"
-    "    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}\n"
-    "{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{%- endif %}\n",
-    "llama2": TURN + "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
-    "mistral": "{{ bos_token }}" + TURN + "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% endif %}{% endfor %}",
-    "mistral-v0.3": "{{- bos_token }}\n{%- for message in messages %}\n    {%- if message[\"role\"] == \"user\" %}\n"
-    "        {{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}\n    {%- endif %}\n{%- endfor %}\n",
-    "gemma": "{{ bos_token }}" + TURN + "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}"
-    "{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
-    "phi3": TURN + "{% if message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == "
-    "'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
-    "phi4-mini": TURN + "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}{% if "
-    "add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}",
-    "phi4": TURN + "{% if (message['role'] == 'user') %}{{'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'}}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
+HERE = pathlib.Path(__file__).parent
+# Of tokens in the templates' families: the text of BOS and EOS, empty where the tokenizer has none.
+TOKENS = {
+    "llama2": ("<s>", "</s>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>"), "llama3.1": ("<|begin_of_text|>", "<|eot_id|>"),
+    "llama3.2": ("<|begin_of_text|>", "<|eot_id|>"), "mistral": ("<s>", "</s>"), "mixtral": ("<s>", "</s>"),
+    "mistral_nemo": ("<s>", "</s>"), "mistral_small3.2": ("<s>", "</s>"), "gemma2": ("<bos>", "<eos>"), "gemma3": ("<bos>", "<eos>"),
+    "qwen2": ("", "<|im_end|>"), "qwen2.5": ("", "<|im_end|>"), "qwen3": ("", "<|im_end|>"), "phi3": ("<s>", "<|endoftext|>"),
+    "phi3.5": ("<s>", "<|endoftext|>"), "phi4_mini": ("<|endoftext|>", "<|endoftext|>"), "smollm2": ("<|im_start|>", "<|im_end|>"),
+    "smollm3": ("", "<|im_end|>"), "falcon": (">>", "<|endoftext|>"), "constructs": ("<s>", "</s>"),
+}
+QUESTION = dict(role="user", content="  First line.\n\nWhat follows? \n")
+SYSTEM = dict(role="system", content="Be kind, Mr. O'Neil.\n")
+CONVERSATIONS = {
+    "question": [QUESTION],
+    "system": [SYSTEM, QUESTION],
+    "turns": [dict(role="user", content="Sum 2 + 2"), dict(role="assistant", content="<think>\nadd\n</think>\n\nIt is 4. "),
+              dict(role="user", content="caf\u00e9 \"\u65e5\u672c\" \U0001f600?"), dict(role="assistant", content="Yes"), QUESTION],
+    "system_turns": [SYSTEM, dict(role="user", content="Sum"), dict(role="assistant", content=" 4\n"), dict(role="user", content="And 5?")],
+    "no_think": [dict(role="system", content="Answer /no_think briefly."), dict(role="user", content="Why /no_think?")],
+    "twice_user": [QUESTION, QUESTION],
+    "odd": [dict(role="user", content="{{ bos_token }} {% if %} <s> \\n 'x' </s>")],
 }
 
 
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2024, 7, 26, 12, 0, 0, tzinfo=tz)
+
+
+def rendered(source, messages, bos, eos, add_generation_prompt):
+    tokens = {name: text for name, text in (("bos_token", bos), ("eos_token", eos)) if text}
+    try:
+        texts, _ = chat_template_utils.render_jinja_template(
+            [messages], chat_template=source, add_generation_prompt=add_generation_prompt, **tokens)
+        return dict(rendered=texts[0])
+    except jinja2.exceptions.TemplateError as error:
+        return dict(raises=str(error))
+
+
 def main():
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    message = "  First line.\n\nWhat follows? \n"
+    chat_template_utils.datetime = Clock
     cases = []
-    for name, template in TEMPLATES.items():
-        rendered = environment.from_string(template).render(
-            messages=[dict(role="user", content=message)], add_generation_prompt=True, bos_token="<BOS>", eos_token="<EOS>")
-        cases.append(dict(name=name, template=template, message=message, rendered=rendered))
-    path = pathlib.Path(__file__).parent / "chat_templates.json"
-    path.write_text(json.dumps(cases, indent=1) + "\n")
+    for name, (bos, eos) in TOKENS.items():
+        source = (HERE / "chat_templates" / f"{name}.jinja").read_text()
+        for conversation, messages in CONVERSATIONS.items():
+            for answer in (True, False) if conversation in ("question", "turns") else (True,):
+                result = rendered(source, messages, bos, eos, answer)
+                cases.append(dict(template=name, conversation=conversation, bos=bos, eos=eos, add_generation_prompt=answer, **result))
+    text = json.dumps(dict(transformers=transformers.__version__, jinja2=jinja2.__version__, conversations=CONVERSATIONS, cases=cases),
+                      indent=1, ensure_ascii=False)
+    (HERE / "chat_templates.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

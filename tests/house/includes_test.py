@@ -17,7 +17,7 @@ import unittest
 MODULES = {
     "core": ("probe/core", "", "fmt"),
     "storage": ("probe/storage", "", "fmt hdf5"),
-    "model": ("probe/model", "", "fmt json pcre2"),
+    "model": ("probe/model", "", "fmt json jinja pcre2"),
     "kernels": ("probe/kernels", "", "fmt torch cuda"),
     "evidence": ("probe/evidence", "storage kernels", "fmt torch"),
     "capture": ("probe/capture", "storage kernels", "fmt torch json"),
@@ -37,6 +37,7 @@ LIBRARIES = {
     "fmt": r"fmt/",
     "hdf5": r"hdf5|H5\w*\.h$",
     "json": r"nlohmann/",
+    "jinja": r"jinja/",
     "pcre2": r"pcre2",
     "torch": r"(ATen|c10|torch|caffe2)/",
     "cusolver": r"cusolver",

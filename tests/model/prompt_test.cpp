@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "byte_bpe.h"
 #include "kvscope/model/model_file.h"
 #include "model_test_support.h"
@@ -49,6 +51,33 @@ TEST_F(Prompt, ChatMlSurroundsContextAndQuestion) {
   EXPECT_EQ(table.id[0], 1);
   EXPECT_EQ(table.segment[static_cast<std::size_t>(table.context_tokens)], Segment::question);
   EXPECT_EQ(table.segment[static_cast<std::size_t>(table.context_tokens) - 1], Segment::context);
+}
+
+/// The template in the file is the golden's, and the prompt's tokens spell what transformers
+/// renders.
+TEST(RealPrompt, SmolLm2AgreesWithTransformers) {
+  const std::string path = test::source_path("models/smollm2.gguf");
+  if (!std::filesystem::exists(path)) {
+    GTEST_SKIP() << "needs a real model: ./run fetch smollm2";
+  }
+  const auto tokenizer = ModelFile::open(path)->tokenizer();
+  EXPECT_EQ(tokenizer->chat_template(),
+            test::read_file(test::source_path("tests/golden/chat_templates/smollm2.jinja")));
+  const auto golden =
+      nlohmann::json::parse(test::read_file(test::source_path("tests/golden/chat_templates.json")));
+  const std::string message =
+      golden.at("conversations").at("question").at(0).at("content").get<std::string>();
+  int compared = 0;
+  for (const auto& example : golden.at("cases")) {
+    if (example.at("template") == "smollm2" && example.at("conversation") == "question" &&
+        example.at("add_generation_prompt") == true) {
+      const TokenTable table = build_prompt(*tokenizer, {message, "", true});
+      EXPECT_EQ(table.text(0, table.size()), example.at("rendered").get<std::string>());
+      EXPECT_EQ(text_of(table, Segment::context), message);
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 1);
 }
 
 TEST_F(Prompt, ContextIsTokenizedApartFromTheQuestion) {

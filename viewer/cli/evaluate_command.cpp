@@ -176,7 +176,7 @@ void add_evaluate(Program program) {
                    "prompt: the methods see the question; context: they do not")
       ->check(CLI::IsMember({"prompt", "context"}))
       ->capture_default_str();
-  command->add_flag("--plain", options->plain, "Without the model's chat form");
+  command->add_flag("--plain", options->plain, "Without the model's chat template");
   add_compute(*command, options->compute);
   command->add_option("--format", options->format, "text, markdown, json or csv (a row each run)")
       ->check(CLI::IsMember({"text", "markdown", "json", "csv"}))

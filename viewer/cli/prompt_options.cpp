@@ -30,7 +30,8 @@ void add_prompt(CLI::App& command, PromptOptions& options) {
   command.add_option("--token-ids", options.token_ids,
                      "A file of token ids separated by white space; no tokenizer is used");
   command.add_option("--question", options.question, "Asked after the prompt (segment 'question')");
-  command.add_flag("--chat", options.chat, "Wrap in the model's own chat form");
+  command.add_flag("--chat", options.chat,
+                   "Wrap in the model's own chat template (its clock stands at 26 July 2024)");
 }
 
 TokenTable read_prompt(const PromptOptions& options, const Tokenizer& tokenizer) {
