@@ -37,6 +37,7 @@ class GgufFile {
   const GgufTensor* find(const std::string& name) const;
   const std::uint8_t* data(const GgufTensor& tensor) const;
   void check_size() const { mapping_->check_size(); }
+  void release() const { mapping_->release(); }
 
   /// Typed metadata. Throw Error{corrupt_file} naming the key if absent (without default) or of
   /// another kind.

@@ -56,6 +56,11 @@ class GgufStore final : public TensorStore {
       file->check_size();
     }
   }
+  void release() const override {
+    for (const auto& file : files_) {
+      file->release();
+    }
+  }
   std::vector<std::string> describe_metadata() const override {
     std::vector<std::string> lines;
     for (const auto& [key, value] : first().metadata()) {

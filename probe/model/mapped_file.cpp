@@ -51,4 +51,10 @@ void MappedFile::check_size() const {
       "leave model files alone while kvscope reads them");
 }
 
+void MappedFile::release() const {
+  if (data_ != nullptr) {
+    madvise(const_cast<std::uint8_t*>(data_), size_, MADV_DONTNEED);
+  }
+}
+
 }  // namespace kvscope

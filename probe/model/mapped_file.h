@@ -17,6 +17,8 @@ class MappedFile {
   std::span<const std::uint8_t> bytes() const { return {data_, size_}; }
   /// Throws Error{io} if the file has become shorter since: reading on would be fatal.
   void check_size() const;
+  /// Gives the pages read so far back to the system; they are read again when next asked for.
+  void release() const;
 
  private:
   std::string path_;

@@ -123,6 +123,11 @@ class SafetensorsStore final : public TensorStore {
       file->check_size();
     }
   }
+  void release() const override {
+    for (const auto& file : files_) {
+      file->release();
+    }
+  }
   std::vector<std::string> describe_metadata() const override {
     return {fmt::format("{:<44} {}", "safetensors files", files_.size())};
   }

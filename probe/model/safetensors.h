@@ -18,6 +18,7 @@ class SafetensorsFile {
   /// In the order of their data.
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   void check_size() const { mapping_->check_size(); }
+  void release() const { mapping_->release(); }
 
  private:
   std::string path_;

@@ -88,6 +88,7 @@ class TensorModel final : public ModelFile {
   }
   void read(Weight weight, int layer, std::span<float> out, int threads) const override;
   const BlockType* blocks(Weight weight, int layer) const override;
+  void release() const override { store_->release(); }
   void read_blocks(Weight weight, int layer, std::span<std::uint8_t> out) const override;
   std::shared_ptr<const Tokenizer> tokenizer() const override { return tokenizer_(); }
   std::vector<std::string> describe() const override;

@@ -26,6 +26,8 @@ class TensorStore {
   virtual const StoredTensor* find(const std::string& name) const = 0;
   /// Throws Error{io} if a file has become shorter since it was opened.
   virtual void check_size() const = 0;
+  /// See ModelFile::release.
+  virtual void release() const = 0;
   /// One line for each entry of the metadata, for `inspect`.
   virtual std::vector<std::string> describe_metadata() const = 0;
 };

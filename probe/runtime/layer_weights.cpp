@@ -56,12 +56,23 @@ WeightMatrix WeightReader::kept(int layer, std::initializer_list<Part> parts,
     if (joined.empty() || joined.back().type != type) {
       joined.push_back({type, 0, {}});
     }
-    WeightMatrix::Blocks& blocks = joined.back();
-    const std::size_t before = blocks.bytes.size();
-    blocks.bytes.resize(before + static_cast<std::size_t>(part.rows * (columns / type->elements) *
-                                                          type->bytes));
-    file_.read_blocks(part.weight, layer, std::span(blocks.bytes).subspan(before));
-    blocks.rows += part.rows;
+    joined.back().rows += part.rows;
+  }
+  auto blocks = joined.begin();
+  std::size_t before = 0;
+  for (const Part& part : parts) {
+    if (file_.blocks(part.weight, layer) != blocks->type) {
+      ++blocks;
+      before = 0;
+    }
+    const auto row_bytes =
+        static_cast<std::size_t>(columns / blocks->type->elements * blocks->type->bytes);
+    if (blocks->bytes.empty()) {
+      blocks->bytes.resize(static_cast<std::size_t>(blocks->rows) * row_bytes);
+    }
+    const std::size_t size = static_cast<std::size_t>(part.rows) * row_bytes;
+    file_.read_blocks(part.weight, layer, std::span(blocks->bytes).subspan(before, size));
+    before += size;
   }
   return {std::move(joined), columns, dtype_};
 }

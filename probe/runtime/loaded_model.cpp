@@ -135,6 +135,7 @@ void LoadedModel::load_layers() {
     const at::NoGradGuard no_grad;  // the mode is per thread
     layers_[static_cast<std::size_t>(layer)] = reader.layer(layer);
   });
+  file_->release();
 }
 
 const Tokenizer* LoadedModel::tokenizer() const {

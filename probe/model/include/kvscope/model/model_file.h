@@ -105,6 +105,8 @@ class ModelFile {
   /// Copies the stored blocks, row after row in the order of `read`, into `out` (exact size: rows *
   /// columns / elements * bytes of `blocks`, which must not be null). Safe from several threads.
   virtual void read_blocks(Weight weight, int layer, std::span<std::uint8_t> out) const;
+  /// Gives the memory of what was read back to the system; it is read again when next asked for.
+  virtual void release() const {}
   virtual std::shared_ptr<const Tokenizer> tokenizer() const = 0;
   /// One line for each tensor and metadata key, for `inspect`.
   virtual std::vector<std::string> describe() const = 0;
