@@ -4,11 +4,20 @@
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <numeric>
 
 #include "kvscope/core/error.h"
 
 namespace kvscope::detail {
+namespace {
+
+std::int64_t rows_of(std::initializer_list<WeightReader::Part> parts) {
+  return std::accumulate(
+      parts.begin(), parts.end(), std::int64_t{0},
+      [](std::int64_t rows, const WeightReader::Part& part) { return rows + part.rows; });
+}
+
+}  // namespace
 
 /// That the file has `part` in the shape [rows, columns].
 void WeightReader::check(int layer, const Part& part, std::int64_t columns) const {
@@ -23,24 +32,16 @@ void WeightReader::check(int layer, const Part& part, std::int64_t columns) cons
                 where, "the file contradicts its own metadata; download it again");
 }
 
-/// [sum of rows, columns] float32 on the CPU, or a vector where `columns` is 0.
-at::Tensor WeightReader::rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
-                              int threads) const {
-  const std::int64_t wide = std::max<std::int64_t>(columns, 1);
-  std::int64_t rows = 0;
+/// All parts, float32, into `out` on the CPU; `columns` is 1 for vectors.
+void WeightReader::read_rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
+                             int threads, at::Tensor& out) const {
+  float* to = out.mutable_data_ptr<float>();
   for (const Part& part : parts) {
-    check(layer, part, wide);
-    rows += part.rows;
+    check(layer, part, columns);
+    const std::int64_t count = part.rows * columns;
+    file_.read(part.weight, layer, {to, static_cast<std::size_t>(count)}, threads);
+    to += count;
   }
-  at::Tensor matrix =
-      columns == 0 ? at::empty({rows}, at::kFloat) : at::empty({rows, columns}, at::kFloat);
-  float* out = matrix.mutable_data_ptr<float>();
-  for (const Part& part : parts) {
-    const std::int64_t count = part.rows * wide;
-    file_.read(part.weight, layer, {out, static_cast<std::size_t>(count)}, threads);
-    out += count;
-  }
-  return matrix;
 }
 
 /// Undefined if a part's values are more than its stored blocks. Neighbours of one type are joined.
@@ -54,25 +55,23 @@ WeightMatrix WeightReader::kept(int layer, std::initializer_list<Part> parts,
       return {};
     }
     if (joined.empty() || joined.back().type != type) {
-      joined.push_back({type, 0, {}});
+      joined.push_back({type, 0, nullptr});
     }
     joined.back().rows += part.rows;
   }
-  auto blocks = joined.begin();
-  std::size_t before = 0;
-  for (const Part& part : parts) {
-    if (file_.blocks(part.weight, layer) != blocks->type) {
-      ++blocks;
-      before = 0;
-    }
+  auto part = parts.begin();
+  for (WeightMatrix::Blocks& blocks : joined) {
     const auto row_bytes =
-        static_cast<std::size_t>(columns / blocks->type->elements * blocks->type->bytes);
-    if (blocks->bytes.empty()) {
-      blocks->bytes.resize(static_cast<std::size_t>(blocks->rows) * row_bytes);
+        static_cast<std::size_t>(columns / blocks.type->elements * blocks.type->bytes);
+    const std::shared_ptr<std::uint8_t> bytes =
+        memory_.take(static_cast<std::size_t>(blocks.rows) * row_bytes);
+    std::uint8_t* to = bytes.get();
+    for (std::int64_t rows = 0; rows < blocks.rows; rows += (part++)->rows) {
+      const std::size_t size = static_cast<std::size_t>(part->rows) * row_bytes;
+      file_.read_blocks(part->weight, layer, {to, size});
+      to += size;
     }
-    const std::size_t size = static_cast<std::size_t>(part.rows) * row_bytes;
-    file_.read_blocks(part.weight, layer, std::span(blocks->bytes).subspan(before, size));
-    before += size;
+    blocks.bytes = bytes;
   }
   return {std::move(joined), columns, dtype_};
 }
@@ -84,7 +83,21 @@ WeightMatrix WeightReader::matrix(int layer, std::initializer_list<Part> parts,
       return matrix;
     }
   }
-  return WeightMatrix(rows(layer, parts, columns, threads).to(device_, dtype_));
+  const std::int64_t sizes[] = {rows_of(parts), columns};
+  if (!device_.is_cpu()) {
+    at::Tensor values = at::empty(sizes, at::kFloat);
+    read_rows(layer, parts, columns, threads, values);
+    return WeightMatrix(values.to(device_, dtype_));
+  }
+  at::Tensor matrix = memory_.tensor(sizes, dtype_);
+  if (dtype_ == at::kFloat) {
+    read_rows(layer, parts, columns, threads, matrix);
+  } else {
+    at::Tensor values = at::empty(sizes, at::kFloat);
+    read_rows(layer, parts, columns, threads, values);
+    matrix.copy_(values);
+  }
+  return WeightMatrix(matrix);
 }
 
 at::Tensor WeightReader::vector(int layer, Weight weight, std::int64_t channels,
@@ -92,7 +105,9 @@ at::Tensor WeightReader::vector(int layer, Weight weight, std::int64_t channels,
   if (optional && !file_.has(weight, layer)) {
     return {};
   }
-  return rows(layer, {{weight, channels}}, 0, 1).to(device_);
+  at::Tensor values = at::empty({channels}, at::kFloat);
+  read_rows(layer, {{weight, channels}}, 1, 1, values);
+  return values.to(device_);
 }
 
 at::Tensor WeightReader::bias(int layer, std::initializer_list<Part> parts,

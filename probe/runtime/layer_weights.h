@@ -6,6 +6,7 @@
 
 #include "kvscope/model/model_file.h"
 #include "weight_matrix.h"
+#include "weight_memory.h"
 
 namespace kvscope::detail {
 
@@ -62,13 +63,14 @@ class WeightReader {
  private:
   void check(int layer, const Part& part, std::int64_t columns) const;
   WeightMatrix kept(int layer, std::initializer_list<Part> parts, std::int64_t columns) const;
-  at::Tensor rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
-                  int threads) const;
+  void read_rows(int layer, std::initializer_list<Part> parts, std::int64_t columns, int threads,
+                 at::Tensor& out) const;
 
   const ModelFile& file_;
   at::Device device_;
   at::ScalarType dtype_;
   bool keep_;
+  mutable WeightMemory memory_;
 };
 
 }  // namespace kvscope::detail

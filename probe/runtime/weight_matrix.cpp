@@ -32,7 +32,7 @@ void dequantise(const Blocks& part, std::int64_t first, at::Tensor& out) {
       out.scalar_type() == at::kFloat ? out : at::empty(out.sizes(), at::TensorOptions(at::kFloat));
   auto* to = floats.mutable_data_ptr<float>();
   at::parallel_for(0, out.size(0), 16, [&](std::int64_t begin, std::int64_t end) {
-    part.type->dequantise(part.bytes.data() + (first + begin) * stride, (end - begin) * blocks,
+    part.type->dequantise(part.bytes.get() + (first + begin) * stride, (end - begin) * blocks,
                           to + begin * columns);
   });
   if (!out.is_same(floats)) {
@@ -43,7 +43,7 @@ void dequantise(const Blocks& part, std::int64_t first, at::Tensor& out) {
 /// Rows [first, last) of a part times x.
 void dot(const Blocks& part, const float* x, std::int64_t columns, std::int64_t first,
          std::int64_t last, float* out) {
-  const std::uint8_t* rows = part.bytes.data() + first * row_bytes(part, columns);
+  const std::uint8_t* rows = part.bytes.get() + first * row_bytes(part, columns);
   if (const BlockDot loop = block_dot(*part.type, columns)) {
     loop(rows, x, last - first, columns, out);
     return;

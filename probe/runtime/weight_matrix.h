@@ -21,7 +21,7 @@ class WeightMatrix {
   struct Blocks {
     const BlockType* type = nullptr;
     std::int64_t rows = 0;
-    std::vector<std::uint8_t> bytes;  ///< rows * columns / elements * bytes of the type
+    std::shared_ptr<const std::uint8_t> bytes;  ///< rows * columns / elements * bytes of the type
   };
 
   WeightMatrix() = default;

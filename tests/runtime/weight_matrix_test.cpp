@@ -6,11 +6,13 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
 #include "block_dot.h"
 #include "test_support.h"
+#include "weight_memory.h"
 
 namespace kvscope::detail {
 namespace {
@@ -34,16 +36,17 @@ Blocks random_blocks(const char* name, std::uint32_t id, std::int64_t rows, std:
                      unsigned seed) {
   const BlockType* type = block_type(id);
   EXPECT_STREQ(type->name, name);
-  Blocks part{type, rows, {}};
   const std::int64_t blocks = rows * columns / type->elements;
-  part.bytes.resize(static_cast<std::size_t>(blocks * type->bytes));
+  const auto size = static_cast<std::size_t>(blocks * type->bytes);
+  const auto bytes = WeightMemory().take(size);
+  const Blocks part{type, rows, bytes};
   std::mt19937 random(seed);
   if (type->elements == 1) {  // plain numbers of either sign near one
     for (std::int64_t element = 0; element < blocks; ++element) {
       const std::uint32_t bits = (random() & 0x80ffffffu) | 0x3f000000u;
       const std::uint16_t half = static_cast<std::uint16_t>((random() & 0x83ffu) | 0x3800u);
       const std::uint16_t bfloat = static_cast<std::uint16_t>(bits >> 16);
-      std::uint8_t* to = part.bytes.data() + element * type->bytes;
+      std::uint8_t* to = bytes.get() + element * type->bytes;
       if (type->bytes == 4) {
         std::memcpy(to, &bits, 4);
       } else {
@@ -52,13 +55,11 @@ Blocks random_blocks(const char* name, std::uint32_t id, std::int64_t rows, std:
     }
     return part;
   }
-  for (std::uint8_t& byte : part.bytes) {
-    byte = static_cast<std::uint8_t>(random());
-  }
+  std::generate_n(bytes.get(), size, [&] { return static_cast<std::uint8_t>(random()); });
   for (std::int64_t block = 0; block < blocks; ++block) {
     for (const int place : scale_places(name)) {
       const auto scale = static_cast<std::uint16_t>((random() & 0x83ffu) | (9 + random() % 3) << 10);
-      std::memcpy(part.bytes.data() + block * type->bytes + place, &scale, sizeof(scale));
+      std::memcpy(bytes.get() + block * type->bytes + place, &scale, sizeof(scale));
     }
   }
   return part;
@@ -66,7 +67,7 @@ Blocks random_blocks(const char* name, std::uint32_t id, std::int64_t rows, std:
 
 at::Tensor dequantised(const Blocks& part, std::int64_t columns) {
   at::Tensor values = at::zeros({part.rows, columns}, at::kFloat);
-  part.type->dequantise(part.bytes.data(), part.rows * columns / part.type->elements,
+  part.type->dequantise(part.bytes.get(), part.rows * columns / part.type->elements,
                         values.mutable_data_ptr<float>());
   return values;
 }
@@ -168,6 +169,24 @@ TEST(WeightMatrix, DenseIsPassedThrough) {
   });
   EXPECT_EQ(tiles, 1);
   EXPECT_FALSE(WeightMatrix().defined());
+}
+
+TEST(WeightMemory, PiecesAreApartAlignedAndOutliveIt) {
+  std::vector<std::shared_ptr<std::uint8_t>> pieces;
+  at::Tensor tensor;
+  {
+    WeightMemory memory;
+    for (const std::size_t size : {1u, 63u, 64u, 1u << 20, 80u << 20, 5u}) {
+      pieces.push_back(memory.take(size));
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pieces.back().get()) % 64, 0u);
+      std::fill_n(pieces.back().get(), size, static_cast<std::uint8_t>(pieces.size()));
+    }
+    tensor = memory.tensor({3, 5}, at::kBFloat16).fill_(2);
+  }
+  for (std::size_t piece = 0; piece < pieces.size(); ++piece) {
+    EXPECT_EQ(*pieces[piece], piece + 1);
+  }
+  EXPECT_EQ(tensor.sum().item<float>(), 30);
 }
 
 }  // namespace
