@@ -93,7 +93,8 @@ WeightMatrix WeightReader::matrix(int layer, std::initializer_list<Part> parts,
   if (dtype_ == at::kFloat) {
     read_rows(layer, parts, columns, threads, matrix);
   } else {
-    at::Tensor values = at::empty(sizes, at::kFloat);
+    // Memory of its own goes back to the system at once; the allocator's would be kept per thread.
+    at::Tensor values = WeightMemory().tensor(sizes, at::kFloat);
     read_rows(layer, parts, columns, threads, values);
     matrix.copy_(values);
   }
