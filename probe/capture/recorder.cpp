@@ -55,6 +55,13 @@ CaptureIndex index_of(CaptureIndex index, const CaptureRequest& request) {
   return index;
 }
 
+detail::WriterPolicy policy_of(const CaptureRequest& request) {
+  detail::WriterPolicy policy;
+  policy.never_drop = request.never_drop;
+  policy.drop_bulk = request.drop_bulk;
+  return policy;
+}
+
 }  // namespace
 
 struct Recorder::Impl {
@@ -68,7 +75,7 @@ struct Recorder::Impl {
         writer(path, index, prompt,
                capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index)),
                {request.force, request.compress, request.live}),
-        thread(writer),
+        thread(writer, policy_of(request)),
         decode(request, index, thread) {}
 
   int row_of(int layer) const {
@@ -324,6 +331,7 @@ void Recorder::decode_step(int step, std::int32_t token, const std::string& piec
   const auto now = std::chrono::steady_clock::now();
   if (step % commit_steps == 0 || now - impl.committed >= commit_interval) {
     impl.committed = now;
+    impl.thread.list_dropped();
     impl.thread.then([step](CaptureWriter& file) { file.commit(step); });
   }
 }
@@ -331,6 +339,7 @@ void Recorder::decode_step(int step, std::int32_t token, const std::string& piec
 void Recorder::stop(CaptureState state, const std::string& message) noexcept {
   Impl& impl = *impl_;
   try {
+    impl.thread.list_dropped();
     impl.thread.then([steps = impl.steps](CaptureWriter& file) { file.commit(steps); });
     impl.thread.drain();
   } catch (const std::exception&) {  // the writer failed: what was committed before is valid
@@ -342,8 +351,13 @@ const std::string& Recorder::first_nonfinite() const {
   return impl_->nonfinite;
 }
 
+std::int64_t Recorder::dropped_bytes() const {
+  return impl_->thread.dropped_bytes();
+}
+
 void Recorder::finish(int steps) {
   Impl& impl = *impl_;
+  impl.thread.list_dropped();
   impl.thread.drain();
   if (!impl.failed_layers.empty() && !impl.writer.live()) {
     impl.writer.set_attribute("reduce/self_check", "self_check_failed",

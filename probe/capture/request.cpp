@@ -42,7 +42,8 @@ CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shap
   const std::int64_t tokens = prompt_tokens;
   price.disk_bytes += 40 * (tokens + request.new_tokens) + (std::int64_t{1} << 16);
   const std::int64_t plane = shape.query_heads * tokens * 4;
-  price.memory_bytes = plane * (8 + 3 * static_cast<std::int64_t>(request.windows.size())) +
+  const std::int64_t columns = request.profile == Profile::window ? 4 : 8;
+  price.memory_bytes = plane * (columns + 3 * static_cast<std::int64_t>(request.windows.size())) +
                        tokens * (shape.query_heads + 3 * shape.kv_heads) * shape.head_dim * 4 +
                        detail::queue_limit_bytes;
   const double layers = static_cast<double>(
@@ -61,11 +62,11 @@ CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shap
 
 std::string request_json(const CaptureRequest& request) {
   return fmt::format(
-      R"({{"profile":"{}","windows":[{}],"layers":[{}],"stored_queries":{},"new_tokens":{},"attention_maps":{},"top_keys":{},"pooled_block":{},"compress":{},"live":{}}})",
+      R"({{"profile":"{}","windows":[{}],"layers":[{}],"stored_queries":{},"new_tokens":{},"attention_maps":{},"top_keys":{},"pooled_block":{},"compress":{},"never_drop":{},"drop_bulk":{},"live":{}}})",
       profile_name(request.profile), fmt::join(request.windows, ","),
       fmt::join(request.layers, ","), request.stored_queries, request.new_tokens,
       request.attention_maps, request.top_keys, request.pooled_block, request.compress,
-      request.live);
+      request.never_drop, request.drop_bulk, request.live);
 }
 
 }  // namespace kvscope

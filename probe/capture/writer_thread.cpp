@@ -4,11 +4,10 @@
 #include <span>
 #include <utility>
 
-#include "datasets.h"
-
 namespace kvscope::detail {
 
-WriterThread::WriterThread(CaptureWriter& writer) : writer_(writer), thread_([this] { run(); }) {}
+WriterThread::WriterThread(CaptureWriter& writer, WriterPolicy policy)
+    : writer_(writer), policy_(std::move(policy)), thread_([this] { run(); }) {}
 
 WriterThread::~WriterThread() {
   {
@@ -30,22 +29,62 @@ void WriterThread::rethrow() {
   }
 }
 
+bool WriterThread::make_room(std::unique_lock<std::mutex>& lock, std::int64_t bytes,
+                             std::optional<std::chrono::milliseconds> patience) {
+  const auto ready = [&] {
+    return failure_ || waiting_bytes_ == 0 || waiting_bytes_ + bytes <= policy_.queue_bytes;
+  };
+  if (ready()) {
+    return true;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  bool room = true;
+  if (patience) {
+    room = changed_.wait_for(lock, *patience, ready);
+  } else {
+    changed_.wait(lock, ready);
+  }
+  stall_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+  return room;
+}
+
 void WriterThread::put(const std::string& dataset, std::vector<std::int64_t> offset,
                        std::vector<std::int64_t> count, at::Tensor values) {
   const auto bytes = static_cast<std::int64_t>(values.nbytes());
+  const WriteClass kind = class_of(dataset);
+  const std::int64_t step = dataset.starts_with("steps/") ? offset.at(0) + 1 : 0;
+  const bool thins = kind == WriteClass::series && !policy_.never_drop;
+  constexpr std::int64_t bulk_left_out = 1;
   std::unique_lock lock(mutex_);
-  if (waiting_bytes_ > 0 && waiting_bytes_ + bytes > queue_limit_bytes && !failure_) {
-    const auto start = std::chrono::steady_clock::now();
-    changed_.wait(lock, [&] {
-      return failure_ || waiting_bytes_ == 0 || waiting_bytes_ + bytes <= queue_limit_bytes;
-    });
-    stall_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+  rethrow();
+  if (thins && pressure_.skips(step, 4 * waiting_bytes_ < policy_.queue_bytes)) {
+    pressure_.note(dataset, step, bytes, pressure_.stride());
+    return;
+  }
+  std::optional<std::chrono::milliseconds> patience;
+  if (thins) {
+    patience = policy_.patience;
+  } else if (kind == WriteClass::bulk && policy_.drop_bulk) {
+    patience = std::chrono::milliseconds(0);
+  }
+  if (!make_room(lock, bytes, patience)) {
+    if (thins) {
+      pressure_.widen(step);
+    }
+    pressure_.note(dataset, step, bytes, thins ? pressure_.stride() : bulk_left_out);
+    return;
   }
   rethrow();
   waiting_bytes_ += bytes;
   jobs_.push_back({dataset, std::move(offset), std::move(count), std::move(values), {}});
   lock.unlock();
   changed_.notify_all();
+}
+
+void WriterThread::list_dropped() {
+  for (DroppedRange& range : pressure_.take()) {
+    then([range = std::move(range)](CaptureWriter& file) { file.add_dropped(range); });
+  }
 }
 
 void WriterThread::then(std::function<void(CaptureWriter&)> work) {
@@ -67,6 +106,9 @@ void WriterThread::write(const Job& job) {
   if (job.work) {
     job.work(writer_);
     return;
+  }
+  if (policy_.before_write) {
+    policy_.before_write();
   }
   const at::Tensor values = job.values.to(at::kCPU).contiguous();
   const auto size = static_cast<std::size_t>(values.numel());

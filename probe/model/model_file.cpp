@@ -1,5 +1,7 @@
 #include "kvscope/model/model_file.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 
 #include "gguf_model.h"
@@ -7,6 +9,10 @@
 #include "kvscope/core/error.h"
 
 namespace kvscope {
+
+std::string ModelFile::weight_name(Weight weight, int layer) const {
+  return fmt::format("weight {} of layer {}", static_cast<int>(weight), layer);
+}
 
 std::unique_ptr<ModelFile> ModelFile::open(const std::string& path) {
   std::error_code failure;

@@ -86,6 +86,9 @@ class TensorModel final : public ModelFile {
   std::string weight_dtype(Weight weight, int layer) const override {
     return require(weight, layer).block->name;
   }
+  std::string weight_name(Weight weight, int layer) const override {
+    return place(weight, layer).tensor;
+  }
   void read(Weight weight, int layer, std::span<float> out, int threads) const override;
   const BlockType* blocks(Weight weight, int layer) const override;
   void release() const override { store_->release(); }

@@ -5,10 +5,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "attention_rows.h"
 #include "kvscope/core/error.h"
 #include "kvscope/kernels/attention_stats.h"
+#include "out_of_memory.h"
 #include "rotation.h"
 #include "steps.h"
 
@@ -76,8 +78,9 @@ class Pass {
         space_(workspace_of(model, rows_, mlp_block_)),
         hidden_(embed(model.embedding(), input.ids, model.config().embedding_scale)) {}
 
-  at::Tensor run() {
-    for (int layer = 0; layer < model_.shape().layers; ++layer) {
+  /// `layer` always says where the pass stands.
+  at::Tensor run(int& layer) {
+    for (layer = 0; layer < model_.shape().layers; ++layer) {
       KVSCOPE_CHECK(watch_.stop == nullptr || !watch_.stop->load(), ErrorCode::interrupted,
                     "the run was stopped", fmt::format("layer {}", layer),
                     "start it again; nothing was written");
@@ -264,7 +267,15 @@ class Pass {
 at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
                     const PassInput& input, const PassWatch& watch) {
   Rollback rollback(layers);
-  at::Tensor hidden = Pass(model, layers, input, watch).run();
+  at::Tensor hidden;
+  int layer = -1;
+  const auto where = [&] {
+    return fmt::format("{}, tokens {} to {}",
+                       layer < 0 ? "before the first layer"
+                                 : fmt::format("layer {} of {}", layer, model.shape().layers),
+                       input.first_token, input.first_token + std::ssize(input.ids) - 1);
+  };
+  name_out_of_memory([&] { hidden = Pass(model, layers, input, watch).run(layer); }, where);
   rollback.disarm();
   return hidden;
 }

@@ -4,6 +4,8 @@
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "kvscope/core/error.h"
@@ -21,8 +23,7 @@ std::int64_t rows_of(std::initializer_list<WeightReader::Part> parts) {
 
 /// That the file has `part` in the shape [rows, columns].
 void WeightReader::check(int layer, const Part& part, std::int64_t columns) const {
-  const std::string where =
-      fmt::format("weight {} of layer {}", static_cast<int>(part.weight), layer);
+  const std::string where = file_.weight_name(part.weight, layer);
   KVSCOPE_CHECK(file_.has(part.weight, layer), ErrorCode::corrupt_file,
                 "the model file lacks a weight", where, "download the model again");
   const auto [stored_rows, stored_columns] = file_.weight_shape(part.weight, layer);
@@ -32,6 +33,47 @@ void WeightReader::check(int layer, const Part& part, std::int64_t columns) cons
                 where, "the file contradicts its own metadata; download it again");
 }
 
+void WeightReader::count_nonfinite(int layer, Weight weight, std::span<const float> values) const {
+  std::int64_t count = 0;
+  constexpr std::size_t block = 65536;  // whose count is a 32-bit number: twice the lanes
+  for (std::size_t first = 0; first < values.size(); first += block) {
+    std::uint32_t in_block = 0;
+    for (const float value : values.subspan(first, std::min(block, values.size() - first))) {
+      constexpr std::uint32_t exponent = 0x7F800000;
+      in_block += (std::bit_cast<std::uint32_t>(value) & exponent) == exponent ? 1u : 0u;
+    }
+    count += in_block;
+  }
+  if (count > 0) {
+    const std::lock_guard lock(counting_);
+    nonfinite_[{layer, weight}] += count;
+  }
+}
+
+/// Of blocks that stay as they are stored: dequantised once, a tile at a time.
+void WeightReader::count_nonfinite(int layer, Weight weight, const BlockType& type,
+                                   std::span<const std::uint8_t> bytes) const {
+  const auto block = static_cast<std::size_t>(type.bytes);
+  const std::size_t blocks = bytes.size() / block;
+  const std::size_t tile =
+      std::max<std::size_t>(1, 65536 / static_cast<std::size_t>(type.elements));
+  std::vector<float> values(tile * static_cast<std::size_t>(type.elements));
+  for (std::size_t first = 0; first < blocks; first += tile) {
+    const std::size_t count = std::min(tile, blocks - first);
+    type.dequantise(bytes.data() + first * block, static_cast<std::int64_t>(count), values.data());
+    count_nonfinite(layer, weight,
+                    std::span(values).first(count * static_cast<std::size_t>(type.elements)));
+  }
+}
+
+std::vector<NonfiniteWeight> WeightReader::nonfinite() const {
+  std::vector<NonfiniteWeight> list;
+  for (const auto& [place, count] : nonfinite_) {
+    list.push_back({file_.weight_name(place.second, place.first), count});
+  }
+  return list;
+}
+
 /// All parts, float32, into `out` on the CPU; `columns` is 1 for vectors.
 void WeightReader::read_rows(int layer, std::initializer_list<Part> parts, std::int64_t columns,
                              int threads, at::Tensor& out) const {
@@ -39,7 +81,9 @@ void WeightReader::read_rows(int layer, std::initializer_list<Part> parts, std::
   for (const Part& part : parts) {
     check(layer, part, columns);
     const std::int64_t count = part.rows * columns;
-    file_.read(part.weight, layer, {to, static_cast<std::size_t>(count)}, threads);
+    const std::span<float> values{to, static_cast<std::size_t>(count)};
+    file_.read(part.weight, layer, values, threads);
+    count_nonfinite(layer, part.weight, values);
     to += count;
   }
 }
@@ -69,6 +113,7 @@ WeightMatrix WeightReader::kept(int layer, std::initializer_list<Part> parts,
     for (std::int64_t rows = 0; rows < blocks.rows; rows += (part++)->rows) {
       const std::size_t size = static_cast<std::size_t>(part->rows) * row_bytes;
       file_.read_blocks(part->weight, layer, {to, size});
+      count_nonfinite(layer, part->weight, *blocks.type, {to, size});
       to += size;
     }
     blocks.bytes = bytes;

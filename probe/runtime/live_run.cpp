@@ -94,10 +94,12 @@ class LiveRunOnModel final : public LiveRun {
 
 void LiveRunOnModel::check_room(std::size_t more) const {
   const auto wanted = static_cast<std::int64_t>(seen_) + static_cast<std::int64_t>(more);
-  KVSCOPE_CHECK(wanted <= model_->config().context_length, ErrorCode::usage,
+  KVSCOPE_CHECK(options_.beyond_context || wanted <= model_->config().context_length,
+                ErrorCode::usage,
                 fmt::format("{} tokens do not fit the model's context of {}", wanted,
                             model_->config().context_length),
-                model_->config().name, "shorten the prompt or ask for fewer new tokens");
+                model_->config().name,
+                "shorten the prompt, ask for fewer new tokens, or pass --allow-beyond-context");
 }
 
 /// Positions of the next tokens: those of the table, continued by counting.
@@ -373,10 +375,11 @@ std::unique_ptr<LiveRun> LiveRun::start(std::shared_ptr<const Model> model, Toke
   const ModelConfig& config = loaded->config();
   KVSCOPE_CHECK(prompt.prompt_tokens > 0 && prompt.prompt_tokens == prompt.size(), ErrorCode::usage,
                 "the prompt is empty", "prompt", "give it some text");
-  KVSCOPE_CHECK(prompt.prompt_tokens <= config.context_length, ErrorCode::usage,
+  KVSCOPE_CHECK(options.beyond_context || prompt.prompt_tokens <= config.context_length,
+                ErrorCode::usage,
                 fmt::format("the prompt has {} tokens, the model's context {}",
                             prompt.prompt_tokens, config.context_length),
-                config.name, "shorten the prompt");
+                config.name, "shorten the prompt, or pass --allow-beyond-context");
   KVSCOPE_CHECK(
       prompt.position.size() == prompt.id.size() &&
           std::all_of(prompt.id.begin(), prompt.id.end(),

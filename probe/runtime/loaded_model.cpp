@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "kvscope/core/error.h"
+#include "kvscope/core/log.h"
 #include "kvscope/kernels/attention_stats.h"
 #include "kvscope/model/tokenizer.h"
 
@@ -113,10 +114,11 @@ LoadedModel::LoadedModel(std::shared_ptr<const ModelFile> file, const RuntimeOpt
   }
   at::set_num_threads(options_.threads);
   KVSCOPE_CHECK(!options_.keep_weights || device.is_cpu(), ErrorCode::unsupported,
-                fmt::format("weights cannot be kept quantised on {}", options_.device),
-                "--weights", "use --weights dense, or --device cpu");
+                fmt::format("weights cannot be kept quantised on {}", options_.device), "--weights",
+                "use --weights dense, or --device cpu");
   tensors_ = at::TensorOptions(dtype).device(device);
   load_layers();
+  report_nonfinite();
 }
 
 void LoadedModel::load_layers() {
@@ -136,6 +138,31 @@ void LoadedModel::load_layers() {
     layers_[static_cast<std::size_t>(layer)] = reader.layer(layer);
   });
   file_->release();
+  nonfinite_ = reader.nonfinite();
+}
+
+/// Warns of weights that are not finite, by name; refuses them if told to.
+void LoadedModel::report_nonfinite() const {
+  if (nonfinite_.empty()) {
+    return;
+  }
+  constexpr std::size_t named = 8;
+  std::string names;
+  std::int64_t total = 0;
+  for (std::size_t index = 0; index < nonfinite_.size(); ++index) {
+    total += nonfinite_[index].count;
+    if (index < named) {
+      names += fmt::format("{}{} ({})", index == 0 ? "" : ", ", nonfinite_[index].name,
+                           nonfinite_[index].count);
+    }
+  }
+  if (nonfinite_.size() > named) {
+    names += fmt::format(" and {} more tensors", nonfinite_.size() - named);
+  }
+  const std::string message = fmt::format("{} weights are NaN or infinite: {}", total, names);
+  KVSCOPE_CHECK(!options_.strict, ErrorCode::corrupt_file, message, config().name,
+                "download the model again, or run without --strict");
+  log_warning(message);
 }
 
 const Tokenizer* LoadedModel::tokenizer() const {

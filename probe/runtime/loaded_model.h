@@ -18,6 +18,7 @@ class LoadedModel final : public Model {
 
   const ModelFile& file() const override { return *file_; }
   const RuntimeOptions& options() const override { return options_; }
+  const std::vector<NonfiniteWeight>& nonfinite_weights() const override { return nonfinite_; }
   /// The file's tokenizer, made when first asked for; null if the file has none.
   const Tokenizer* tokenizer() const;
   at::Tensor output_factor(int layer) const override;
@@ -34,6 +35,7 @@ class LoadedModel final : public Model {
 
  private:
   void load_layers();
+  void report_nonfinite() const;
 
   std::shared_ptr<const ModelFile> file_;
   RuntimeOptions options_;
@@ -41,6 +43,7 @@ class LoadedModel final : public Model {
   at::TensorOptions tensors_;
   WeightMatrix embedding_, head_;
   NormWeights output_norm_;
+  std::vector<NonfiniteWeight> nonfinite_;
   mutable std::once_flag tokenizer_made_;
   mutable std::shared_ptr<const Tokenizer> tokenizer_;
   mutable std::mutex factor_mutex_;

@@ -158,6 +158,8 @@ constexpr TextField text_fields[] = {{"created_by", &CaptureIndex::created_by},
                                      {"request", &CaptureIndex::request_json},
                                      {"sampling", &CaptureIndex::sampling_json},
                                      {"torch", &CaptureIndex::torch},
+                                     {"nonfinite_weights", &CaptureIndex::nonfinite_weights},
+                                     {"notes", &CaptureIndex::notes},
                                      {"capture_hash", &CaptureIndex::capture_hash}};
 
 }  // namespace

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <map>
 #include <optional>
+#include <sstream>
 
 #include "attributes.h"
 #include "capture_attributes.h"
@@ -30,6 +32,7 @@ struct CaptureReader::Impl {
   bool live = false;  ///< a writer has it, or was killed having it
   std::uint64_t sequence = 0;
   std::vector<std::uint8_t> layer_done;
+  std::vector<DroppedRange> dropped;
   std::map<std::string, Extent> extents;
   mutable std::map<std::string, Handle> open;
 
@@ -37,6 +40,7 @@ struct CaptureReader::Impl {
   void read_status();
   void read_extents();
   void read_tokens();
+  void read_dropped();
   template <typename T>
   void read(const std::string& name, const Extent& offset, const Extent& count, hid_t memory,
             std::span<T> out) const;
@@ -181,6 +185,33 @@ void CaptureReader::Impl::read_tokens() {
   tokens.context_tokens = index.context_tokens;
 }
 
+void CaptureReader::Impl::read_dropped() {
+  dropped.clear();
+  const auto found = extents.find("status/dropped");
+  if (found == extents.end() || found->second.empty() || found->second[0] == 0) {
+    return;
+  }
+  std::vector<std::string> names;
+  std::stringstream text(h5::get_text(dataset("status/dropped"), "datasets"));
+  for (std::string name; std::getline(text, name, ',');) {
+    names.push_back(name);
+  }
+  const std::int64_t rows = found->second[0];
+  const auto cells = h5::load<std::int64_t>(file, "status/dropped", {rows, 6});
+  for (std::size_t at = 0; at < cells.size(); at += 6) {
+    const std::int64_t name = cells[at];
+    if (name < 0) {
+      continue;  // its writer has not come to it
+    }
+    KVSCOPE_CHECK(name < std::ssize(names), ErrorCode::corrupt_file,
+                  fmt::format("dataset {} of {}", name, names.size()),
+                  fmt::format("{}, /status/dropped", index.path));
+    dropped.push_back({names[static_cast<std::size_t>(name)],
+                       static_cast<int>(std::clamp<std::int64_t>(cells[at + 1], -1, 1 << 16)),
+                       cells[at + 2], cells[at + 3], cells[at + 4], cells[at + 5]});
+  }
+}
+
 CaptureReader::CaptureReader(const std::string& path) : impl_(std::make_unique<Impl>()) {
   const Session session;
   impl_->file = h5::open_file(path);
@@ -200,6 +231,7 @@ CaptureReader::CaptureReader(const std::string& path) : impl_(std::make_unique<I
   impl_->read_status();
   impl_->read_extents();
   impl_->read_tokens();
+  impl_->read_dropped();
 }
 
 bool CaptureReader::refresh() {
@@ -224,6 +256,7 @@ bool CaptureReader::refresh() {
   impl.read_status();
   impl.read_extents();
   impl.read_tokens();
+  impl.read_dropped();
   return true;
 }
 
@@ -244,6 +277,10 @@ const CaptureIndex& CaptureReader::index() const {
 }
 const TokenTable& CaptureReader::tokens() const {
   return impl_->tokens;
+}
+
+const std::vector<DroppedRange>& CaptureReader::dropped() const {
+  return impl_->dropped;
 }
 
 bool CaptureReader::has(const std::string& dataset) const {

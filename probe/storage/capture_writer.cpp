@@ -93,6 +93,7 @@ CaptureWriter::CaptureWriter(const std::string& path, const CaptureIndex& index,
     impl.datasets.emplace(spec.path, std::move(entry));
   }
   impl.status.create(impl.file, static_cast<std::int64_t>(index.layers.size()));
+  impl.create_dropped(datasets);
   if (!options.live) {
     return;
   }
@@ -101,6 +102,7 @@ CaptureWriter::CaptureWriter(const std::string& path, const CaptureIndex& index,
   impl.temporary->commit();  // every object exists: the final name from now on
   impl.path = path;
   impl.live = true;
+  impl.reserve.emplace(path);
   impl.status.open(path, true);
   impl.status.commit(0, 0);
 }
@@ -168,6 +170,11 @@ void CaptureWriter::append_token(std::int32_t id, std::int32_t position, const s
   ++impl_->tokens;
 }
 
+void CaptureWriter::add_dropped(const DroppedRange& range) {
+  const Session session;
+  impl_->add_dropped(range);
+}
+
 void CaptureWriter::set_attribute(const std::string& dataset, const std::string& name,
                                   const std::string& value) {
   const Session session;
@@ -182,6 +189,11 @@ void CaptureWriter::commit(int steps) {
     return;
   }
   const Session session;
+  for (auto& [path, entry] : impl_->datasets) {
+    if (is_step_series(path) && entry.rows < steps) {
+      impl_->set_series_rows(entry, steps);
+    }
+  }
   impl_->set_step_axis(steps);
   h5::require(H5Fflush(impl_->file, H5F_SCOPE_GLOBAL) >= 0, ErrorCode::io,
               "the file cannot be flushed", impl_->path);
@@ -242,6 +254,7 @@ void CaptureWriter::stop(CaptureState state, const std::string& message) noexcep
     return;
   }
   impl.ended = true;
+  impl.reserve.reset();  // on a full disk what follows may need it
   const Session session;
   bool closed = true;
   try {

@@ -7,6 +7,7 @@
 #include "h5.h"
 #include "kvscope/storage/capture_writer.h"
 #include "live_status.h"
+#include "reserve.h"
 #include "temporary_file.h"
 
 namespace kvscope {
@@ -33,6 +34,8 @@ struct CaptureWriter::Impl {
   void set_token_row(int token, std::int32_t id, std::int32_t position, Segment segment,
                      const std::string& piece);
   void set_step_axis(int steps);
+  void create_dropped(const std::vector<DatasetSpec>& datasets);
+  void add_dropped(const DroppedRange& range);
   void close_file();
 
   std::optional<TemporaryFile> temporary;  ///< batch mode only
@@ -42,8 +45,11 @@ struct CaptureWriter::Impl {
   h5::Handle file;
   std::map<std::string, Entry> datasets;
   LiveStatus status;
+  std::optional<Reserve> reserve;  ///< of a live file
   CaptureIndex index;
   std::vector<int> layers_done;
+  std::vector<std::string> dropped_names;  ///< what the rows of /status/dropped count
+  std::int64_t dropped_rows = 0;
   int tokens = 0;
   std::int64_t text_bytes = 0;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "attributes.h"
 #include "capture_writer_impl.h"
 
 namespace kvscope {
@@ -99,6 +100,45 @@ void CaptureWriter::Impl::create_tokens(const TokenTable& prompt, int planned) {
   text_bytes = static_cast<std::int64_t>(prompt.text_bytes.size());
   fill("tokens/text_bytes", text_bytes, H5T_NATIVE_UINT8, prompt.text_bytes.data());
   tokens = prompt.size();
+}
+
+void CaptureWriter::Impl::create_dropped(const std::vector<DatasetSpec>& announced) {
+  DatasetSpec spec;
+  spec.path = "status/dropped";
+  spec.type = ElementType::i8;
+  spec.shape = {0, 6};
+  spec.chunk = {1024, 6};
+  spec.units = "1";
+  spec.long_name =
+      "what was left out because the disk was slower than the run: index into the attribute "
+      "'datasets', layer (-1 = all), first and last step (0 = the prompt), bytes, reason (1 = left "
+      "out whole, n > 1 = only every n-th step written)";
+  Entry entry{h5::create_dataset(file, spec, {true, false}), spec};
+  std::string names;
+  for (const DatasetSpec& dataset : announced) {
+    names += (names.empty() ? "" : ",") + dataset.path;
+    dropped_names.push_back(dataset.path);
+  }
+  h5::set_text(entry.handle, "datasets", names);
+  datasets.emplace(spec.path, std::move(entry));
+}
+
+void CaptureWriter::Impl::add_dropped(const DroppedRange& range) {
+  const auto name = std::find(dropped_names.begin(), dropped_names.end(), range.dataset);
+  KVSCOPE_CHECK(name != dropped_names.end(), ErrorCode::failed,
+                "this dataset was not announced when the file was created", "/" + range.dataset);
+  const std::int64_t row[6] = {name - dropped_names.begin(),
+                               range.layer,
+                               range.first_step,
+                               range.last_step,
+                               range.bytes,
+                               range.reason};
+  Entry& entry = find("status/dropped");
+  const hsize_t extent[2] = {static_cast<hsize_t>(++dropped_rows), 6};
+  h5::require(H5Dset_extent(entry.handle, extent) >= 0, ErrorCode::io, "the dataset cannot grow",
+              "/status/dropped");
+  entry.spec.shape[0] = dropped_rows;
+  write_box(entry, {dropped_rows - 1, 0}, {1, 6}, H5T_NATIVE_INT64, row);
 }
 
 void CaptureWriter::Impl::attach_scales(const Entry& entry) {

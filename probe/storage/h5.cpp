@@ -96,6 +96,11 @@ void fail(ErrorCode code, const std::string& what, const std::string& object) {
     throw Error(ErrorCode::io, "the disk (or the quota) is full", object,
                 "free some space, or choose a smaller --profile or fewer --layers");
   }
+  if (reason.find("unable to lock") != std::string::npos) {
+    throw Error(ErrorCode::io, fmt::format("the file cannot be locked (HDF5: {})", reason), object,
+                "another program may have it open for writing; where the file system has no locks, "
+                "set HDF5_USE_FILE_LOCKING=FALSE in the environment");
+  }
   throw Error(system ? ErrorCode::io : code,
               reason.empty() ? what : fmt::format("{} (HDF5: {})", what, reason), object);
 }

@@ -55,6 +55,39 @@ const char* state_name(int state) {
   return state >= 0 && state < 8 ? names[state] : "unknown";
 }
 
+std::string dropped_text(const DroppedRange& range) {
+  const std::string steps = range.first_step == 0
+                                ? "of the prompt"
+                                : fmt::format("steps {} to {}", range.first_step, range.last_step);
+  return fmt::format(
+      "{}: {}, {}, {} bytes left out", range.dataset, steps,
+      range.reason > 1 ? fmt::format("one of {} written", range.reason) : "not all written",
+      range.bytes);
+}
+
+std::optional<CommitMark> commit_mark(const std::string& path) {
+  const h5::Session session;
+  if (!h5::marked_live(path)) {
+    return std::nullopt;
+  }
+  try {
+    const h5::Handle file = h5::open_file(path);
+    const std::optional<Commit> commit = read_commit(file);
+    if (!commit) {
+      return std::nullopt;
+    }
+    CommitMark mark{commit->sequence, commit->steps, 0, 0};
+    mark.state = h5::load<std::uint8_t>(file, "status/state", {64}).front();
+    const h5::Extent layers =
+        h5::extent(h5::open_dataset(file, "status/layer_done"), "status/layer_done");
+    const auto done = h5::load<std::uint8_t>(file, "status/layer_done", layers);
+    mark.layers_done = static_cast<int>(std::count(done.begin(), done.end(), 1));
+    return mark;
+  } catch (const Error&) {  // it ends just now, or is damaged: whoever reads it will say so
+    return std::nullopt;
+  }
+}
+
 bool being_written(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {

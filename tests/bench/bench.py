@@ -23,6 +23,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TOKENS, LONG, LONGEST = 2048, 4096, 8192
+STEPS = 150  # decode steps of each kind, in turns
 SCALED, SCALE = 32768, 4  # beyond the model's context, with its rotation scaled
 MAPS_LONG_GIB = 21  # what output_attentions needs at LONG tokens
 MERGING = [("kvslimmer:variant=code", "at most 2.1"), ("asymkv", "at most 4.5")]
@@ -126,6 +127,8 @@ def measure(bench):
         bench.ours("scores", model, ids, capture, tokens=TOKENS)
         bench.peer("transformers_run.py", "maps", model, ids, cache, tokens=TOKENS)
     bench.ours("ratios", model, ids, capture, max(options.rounds, 5), tokens=TOKENS)
+    bench.ours("overhead", model, ids, out / "overhead.capture.h5", STEPS, tokens=TOKENS)
+    bench.ours("writer", model, ids, out / "writer.capture.h5", options.rounds, tokens=TOKENS)
     bench.ours("decide", capture, 5, *METHODS)
     bench.peer("kvpress_decide.py", model, ids, cache, options.rounds)
     bench.ours("ratios", model, bench.ids[LONG], out / "long.capture.h5", 3, tokens=LONG)
@@ -172,6 +175,20 @@ def picture(bench, capture):
         bench.run(program, "view", *files, "--render", out / "picture.png", name="view")
 
 
+def overhead_rows(get):
+    """A decode step with capture compiled in and off, and on; the writer beside the disk."""
+    if get("overhead", "bare_seconds", TOKENS):
+        bare, off, window = (1e3 * get("overhead", f"{name}_seconds", TOKENS) for name in ("bare", "off", "window"))
+        yield (f"decode step after {TOKENS} tokens, capture compiled in and off, one process", f"{off:.2f} ms",
+               f"the forward pass alone {bare:.2f} ms", f"{off / bare:.3f} × (at most 1.005)")
+        yield (f"decode step after {TOKENS} tokens, capture `window`, one process", f"{window:.2f} ms", f"capture off {off:.2f} ms",
+               f"{window / off:.3f} × (at most 1.05)")
+    if get("writer", "bytes_per_second", TOKENS):
+        mine, disk = get("writer", "bytes_per_second", TOKENS) / 1e9, get("writer", "disk_bytes_per_second", TOKENS) / 1e9
+        aim = f"at least {min(1, 1 / disk):.2f}"  # 1 GB/s, or the disk's limit
+        yield "writer, 1 GiB of keys and values to the disk", f"{mine:.2f} GB/s", f"plain writes {disk:.2f} GB/s", f"{mine / disk:.2f} × ({aim})"
+
+
 def rows(bench):
     """(what, ours, theirs, ratio and its aim) of the table; a missing peer leaves its cell empty."""
     def seconds(value):
@@ -199,6 +216,7 @@ def rows(bench):
                 yield (f"capture `{profile}`, {tokens} tokens, one process", seconds(get("ratios", f"{profile}_seconds", tokens)),
                        f"our plain prefill {seconds(get('ratios', 'plain_seconds', tokens))}",
                        f"{get('ratios', f'{profile}_ratio', tokens):.2f} × ({aim})")
+    yield from overhead_rows(get)
     for method, aim in MERGING:
         name = f"merging.{method}"
         if get(name):

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kvscope/core/capture_index.h"
 #include "kvscope/core/tokens.h"
 #include "kvscope/runtime/model.h"
 
@@ -38,5 +39,14 @@ void measure_decide(const std::string& capture, const std::vector<std::string>& 
 /// in this process, in turns.
 void measure_merging(const std::shared_ptr<const Model>& model, const TokenTable& prompt,
                      const std::string& text, int rounds);
+
+/// Seconds of a decode step: the forward pass alone, a run whose capture is off, and one with a
+/// `window` capture to `out`; in this process, in turns. `header`: of a capture of the prompt.
+void measure_overhead(const std::shared_ptr<const Model>& model, const TokenTable& prompt,
+                      const CaptureIndex& header, const std::string& out, int steps);
+
+/// Bytes per second of a capture's writer to `out`, and of plain writes beside it: 1 GiB each,
+/// until it is on the disk.
+void measure_writer(const CaptureIndex& header, const std::string& out, int rounds);
 
 }  // namespace kvscope::bench

@@ -8,6 +8,8 @@
 //   pipeline_bench window|scores MODEL IDS OUT  prefill with a capture, forward to renamed file
 //   pipeline_bench ratios MODEL IDS OUT ROUNDS  the three prefills, interleaved in one process
 //   pipeline_bench merging MODEL IDS METHOD ROUNDS  against a plain prefill in chunks of 512
+//   pipeline_bench overhead MODEL IDS OUT STEPS     a decode step without, with capture off and on
+//   pipeline_bench writer MODEL IDS OUT ROUNDS      1 GiB through the writer, and plainly
 //   pipeline_bench decide CAPTURE ROUNDS METHOD...
 //
 // Threads: the environment variable KVSCOPE_BENCH_THREADS, default 2.
@@ -208,6 +210,16 @@ void run(const std::vector<std::string>& words) {
                    std::stoi(arguments.at(1)));
   } else if (mode == "decode") {
     measure_decode(arguments);
+  } else if (mode == "overhead" || mode == "writer") {
+    const Job job = prepare(arguments.at(0), arguments.at(1));
+    CaptureRequest request;
+    const CaptureIndex index = index_of(*job.model, request, job.prompt);
+    const int count = std::stoi(arguments.at(3));
+    if (mode == "writer") {
+      measure_writer(index, arguments.at(2), count);
+    } else {
+      measure_overhead(job.model, job.prompt, index, arguments.at(2), count);
+    }
   } else if (mode == "merging") {
     const Job job = prepare(arguments.at(0), arguments.at(1));
     measure_merging(job.model, job.prompt, arguments.at(2), std::stoi(arguments.at(3)));

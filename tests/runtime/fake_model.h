@@ -63,6 +63,9 @@ class FakeModelFile final : public ModelFile {
   const std::vector<float>& values(Weight weight, int layer) const {
     return weights_.at({weight, layer}).values;
   }
+  void set(Weight weight, int layer, std::size_t cell, float value) {
+    weights_.at({weight, layer}).values.at(cell) = value;
+  }
   void drop(Weight weight, int layer) { weights_.erase({weight, layer}); }
 
   mutable int tokenizers_made = 0;  ///< making one may cost more than decoding a token

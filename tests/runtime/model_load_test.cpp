@@ -3,6 +3,7 @@
 #include <ATen/ops/matmul.h>
 
 #include "fake_model.h"
+#include "kvscope/core/log.h"
 #include "kvscope/kernels/attention_stats.h"
 #include "test_support.h"
 
@@ -50,6 +51,31 @@ TEST(ModelLoad, RefusesUnknownDevicesTypesAndThreads) {
               }),
               code(ErrorCode::unsupported));
   }
+}
+
+TEST(ModelLoad, CountsWeightsThatAreNotFinite) {
+  EXPECT_TRUE(fake_model()->nonfinite_weights().empty());
+  const auto file = std::make_shared<FakeModelFile>();
+  file->set(Weight::wk, 1, 3, std::nanf(""));
+  file->set(Weight::wk, 1, 9, -INFINITY);
+  file->set(Weight::token_embedding, -1, 0, INFINITY);
+  std::string warned;
+  const LogSink before =
+      set_log_sink([&](LogLevel, const std::string& message) { warned += message; });
+  const auto model = Model::load(file, {"cpu", "float32", 2});
+  set_log_sink(before);
+  const std::vector<NonfiniteWeight>& found = model->nonfinite_weights();
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].name, file->weight_name(Weight::token_embedding, -1));
+  EXPECT_EQ(found[0].count, 1);
+  EXPECT_EQ(found[1].name, file->weight_name(Weight::wk, 1));
+  EXPECT_EQ(found[1].count, 2);
+  EXPECT_NE(warned.find("3 weights are NaN or infinite"), std::string::npos) << warned;
+  EXPECT_NE(warned.find(found[1].name + " (2)"), std::string::npos) << warned;
+  EXPECT_EQ(error_of([&] {
+              Model::load(file, {"cpu", "float32", 2, true});
+            }),
+            code(ErrorCode::corrupt_file));
 }
 
 TEST(ModelLoad, ChecksWeightsAgainstTheConfig) {

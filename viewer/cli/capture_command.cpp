@@ -5,23 +5,22 @@
 #include <optional>
 #include <sstream>
 
+#include "capture_price.h"
 #include "captured_method.h"
 #include "command.h"
 #include "console.h"
 #include "kvscope/capture/recorder.h"
+#include "kvscope/capture/room.h"
 #include "kvscope/core/error.h"
 #include "kvscope/model/tokenizer.h"
 #include "kvscope/runtime/live_run.h"
+#include "kvscope/storage/file_system.h"
 #include "prompt_options.h"
 
 namespace kvscope::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr std::int64_t default_profile_limit = std::int64_t{1} << 30;
-/// A capture above this is only made when confirmed.
-constexpr std::int64_t unconfirmed_limit = std::int64_t{32} << 30;
 
 struct Options {
   CommonOptions common;
@@ -36,59 +35,38 @@ struct Options {
   std::string keep;
   int chunk = 0;
   bool keep_going = false;
+  bool live_on_network = false;
   bool yes = false;
   CaptureRequest request;
   Sampling sampling;
 };
 
-ElementType cache_type(const std::string& dtype) {
-  return dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
+/// Whether the file is written live where it lies; returns what the file says about that.
+std::string follow_plan(Options& options) {
+  const LivePlan plan =
+      plan_live(shared_file_system(options.output), options.request.live, options.live_on_network);
+  if (!plan.warning.empty()) {
+    say("warning: " + plan.warning);
+  }
+  options.request.live = plan.live;
+  return plan.note;
 }
 
-/// The asked profile, or `qkv` if it is priced under 1 GiB, else `window`.
-void choose_profile(Options& options, const ModelShape& shape, int prompt_tokens) {
-  if (!options.profile.empty()) {
-    options.request.profile = parse_profile(options.profile);
-    return;
+/// Tensors with weights that are not finite, as the capture holds it; empty = there are none.
+std::string nonfinite_json(const std::vector<NonfiniteWeight>& weights) {
+  if (weights.empty()) {
+    return {};
   }
-  options.request.profile = Profile::qkv;
-  const CapturePrice price =
-      price_capture(options.request, shape, prompt_tokens, cache_type(options.compute.dtype));
-  if (price.disk_bytes >= default_profile_limit) {
-    say(fmt::format("profile: window (qkv would take {}; ask for it with --profile qkv)",
-                    bytes_text(price.disk_bytes)));
-    options.request.profile = Profile::window;
-  } else {
-    say(fmt::format("profile: qkv ({})", bytes_text(price.disk_bytes)));
+  constexpr std::size_t most_names = 500;  // an attribute must stay below 64 KiB
+  std::int64_t total = 0;
+  nlohmann::json tensors = nlohmann::json::object();
+  for (const NonfiniteWeight& weight : weights) {
+    total += weight.count;
+    if (tensors.size() < most_names) {
+      tensors[weight.name] = weight.count;
+    }
   }
-}
-
-void refuse_beyond_disk(const std::string& output, const CapturePrice& price) {
-  const std::filesystem::path folder = std::filesystem::absolute(output).parent_path();
-  std::error_code failure;
-  KVSCOPE_CHECK(std::filesystem::is_directory(folder, failure), ErrorCode::io,
-                "the folder of the output file does not exist", folder.string(), "create it");
-  const auto space = std::filesystem::space(folder, failure);
-  KVSCOPE_CHECK(
-      failure || static_cast<std::int64_t>(space.available) > price.disk_bytes, ErrorCode::io,
-      fmt::format("the capture takes {}, the disk has {} left", bytes_text(price.disk_bytes),
-                  bytes_text(static_cast<std::int64_t>(space.available))),
-      folder.string(), "choose --profile window or scores, or fewer --layers");
-}
-
-/// Says what the request costs where that is not obvious, and refuses it above the limit.
-void confirm_price(const Options& options, const CapturePrice& price) {
-  if (options.request.attention_maps || price.disk_bytes > unconfirmed_limit) {
-    say(fmt::format("price: {} on disk, {} of memory beside weights and cache",
-                    bytes_text(price.disk_bytes), bytes_text(price.memory_bytes)));
-  }
-  KVSCOPE_CHECK(
-      options.yes || price.disk_bytes <= unconfirmed_limit, ErrorCode::usage,
-      fmt::format("the capture would take {}", bytes_text(price.disk_bytes)), options.output,
-      options.request.attention_maps
-          ? "leave out --attention-maps (any tile can be recomputed from --profile full), "
-            "or confirm with --yes"
-          : "choose --profile window or scores, or fewer --layers, or confirm with --yes");
+  return nlohmann::json{{"total", total}, {"tensors", tensors}}.dump();
 }
 
 /// Why a run that threw `error` ends; what its live file says.
@@ -165,10 +143,11 @@ struct Timing {
   double prefill = 0;
   double decode = 0;
   double finish = 0;
+  double estimated = 0;  ///< of prompt and steps, before the run
 };
 
 void print_result(const Options& options, const TokenTable& prompt, int steps, const Timing& time,
-                  const CapturedMethod* compressed) {
+                  std::int64_t dropped, const CapturedMethod* compressed) {
   std::error_code failure;
   const auto size = std::filesystem::file_size(options.output, failure);
   const double rate = prompt.prompt_tokens / (time.prefill + time.finish);
@@ -183,6 +162,8 @@ void print_result(const Options& options, const TokenTable& prompt, int steps, c
                              {"prefill_seconds", time.prefill},
                              {"decode_seconds", time.decode},
                              {"finish_seconds", time.finish},
+                             {"estimated_seconds", time.estimated},
+                             {"dropped_bytes", dropped},
                              {"peak_memory_bytes", peak_memory_bytes()}};
     if (compressed != nullptr) {
       result["method"] = compressed->method().text();
@@ -210,6 +191,7 @@ void run_capture(Options& options) {
   const auto file = open_model(options.model);
   const auto tokenizer = open_tokenizer(*file, options.prompt);
   const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
+  check_context(options.prompt, file->config(), prompt);
   const ModelShape& shape = file->config().shape;
   options.request.windows = parse_list(options.windows, "--window", 1 << 20);
   if (options.layers.empty()) {
@@ -225,13 +207,14 @@ void run_capture(Options& options) {
     compressed.emplace(options.method, options.keep, plan, options.output, options.request.force);
   }
   CapturedMethod* const method = compressed ? &*compressed : nullptr;
-  choose_profile(options, shape, prompt.prompt_tokens);
-  const CapturePrice price =
-      price_capture(options.request, shape, prompt.prompt_tokens, cache_type(options.compute.dtype));
-  confirm_price(options, price);
-  refuse_beyond_disk(options.output, price);
+  const PriceInput input{*file,           prompt.prompt_tokens, options.chunk, options.common,
+                         options.compute, options.output,       options.yes};
+  options.request.profile = choose_profile(options.profile, options.request, input);
+  const CaptureTime estimate = confirm_price(options.request, input);
+  const std::string notes = follow_plan(options);
 
   Timing time;
+  time.estimated = estimate.total();
   auto start = Clock::now();
   const auto model = Model::load(file, runtime_options(options.common, options.compute));
   time.load = seconds_since(start);
@@ -241,13 +224,17 @@ void run_capture(Options& options) {
   LiveRunOptions live;
   live.prefill_chunk = options.chunk;
   live.stop = &stop_requested();
+  live.beyond_context = options.prompt.beyond_context;
   live.progress = [&](int done, int total, int layer) {
     progress.update(static_cast<double>(done) * shape.layers + layer,
                     static_cast<double>(total) * shape.layers);
   };
   auto run = LiveRun::start(model, prompt, live);
+  CaptureIndex index = make_index(options, *file, prompt, method);
+  index.nonfinite_weights = nonfinite_json(model->nonfinite_weights());
+  index.notes = notes;
   Recorder recorder(
-      options.output, options.request, make_index(options, *file, prompt, method), prompt,
+      options.output, options.request, index, prompt,
       [&](int layer) { return model->output_factor(layer); },
       [&](int layer) { return model->output_weights(layer); });
   int steps = 0;
@@ -275,7 +262,13 @@ void run_capture(Options& options) {
     recorder.stop(CaptureState::error, error.what());
     throw;
   }
-  print_result(options, prompt, steps, time, method);
+  if (recorder.dropped_bytes() > 0) {
+    say(
+        fmt::format("warning: the disk was slower than the run: {} were left out, listed by "
+                    "`kvscope inspect` and in /status/dropped; --never-drop waits instead",
+                    bytes_text(recorder.dropped_bytes())));
+  }
+  print_result(options, prompt, steps, time, recorder.dropped_bytes(), method);
   KVSCOPE_CHECK(
       recorder.first_nonfinite().empty() || options.keep_going, ErrorCode::failed,
       "the model computes numbers that are not finite, first in " + recorder.first_nonfinite(),
@@ -331,9 +324,16 @@ void add_capture(Program program) {
       ->capture_default_str();
   command->add_flag("--live", options->request.live,
                     "Let others follow the file while it grows; it survives a killed run");
+  command->add_flag("--never-drop", options->request.never_drop,
+                    "Wait for a slow disk rather than thin out the numbers of decode steps");
+  command->add_flag("--drop-bulk", options->request.drop_bulk,
+                    "Leave queries, keys, values and maps out rather than wait for a slow disk");
+  command->add_flag("--live-on-network", options->live_on_network,
+                    "--live even on NFS, SMB or FUSE, with a note in the file");
   command->add_flag("--keep-going", options->keep_going,
                     "Go on decoding although numbers are NaN or infinite");
-  command->add_flag("--yes", options->yes, "Go on although the capture is large");
+  command->add_flag("--yes", options->yes,
+                    "Go on although the capture is large, or memory seems short");
   command->add_flag("--compress", options->request.compress, "gzip the planes");
   command->add_flag("--force", options->request.force, "Overwrite the output");
   command->add_option("-o,--output", options->output, "NAME.capture.h5")->required();

@@ -35,7 +35,9 @@ void add_calibrate(Program program);
 void add_methods(Program program);
 void add_inspect(Program program);
 void add_check(Program program);
+void add_compare(Program program);
 void add_recover(Program program);
+void add_extract(Program program);
 
 /// Sets the number of threads of LibTorch and OpenMP; 0 leaves all cores.
 void use_threads(int threads);

@@ -11,6 +11,7 @@
 #include "kvscope/methods/method.h"
 #include "kvscope/methods/metrics.h"
 #include "kvscope/storage/decision_file.h"
+#include "kvscope/storage/isolated.h"
 
 namespace kvscope::cli {
 namespace {
@@ -114,6 +115,7 @@ void run_decide(const Options& options) {
   }
   const MetricsOptions metrics = MetricsOptions::parse(options.metrics);
 
+  check_isolated({options.capture});
   Timing time;
   auto start = Clock::now();
   const auto reader = std::make_shared<const CaptureReader>(options.capture);

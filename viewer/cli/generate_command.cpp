@@ -143,6 +143,7 @@ void run_generate(const Options& options) {
   const auto file = open_model(options.model);
   const auto tokenizer = open_tokenizer(*file, options.prompt);
   const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
+  check_context(options.prompt, file->config(), prompt);
   const auto model = Model::load(file, runtime_options(options.common, options.compute));
   GenerationOptions generation_options = options.generation;
   generation_options.methods = methods;
@@ -153,6 +154,7 @@ void run_generate(const Options& options) {
   LiveRunOptions live;
   live.prefill_chunk = options.chunk;
   live.stop = &stop_requested();
+  live.beyond_context = options.prompt.beyond_context;
   live.progress = [&](int done, int total, int layer) {
     progress.update(static_cast<double>(done) * model->shape().layers + layer,
                     static_cast<double>(total) * model->shape().layers);

@@ -26,6 +26,10 @@ using Facts = nlohmann::ordered_json;
 Facts capture_facts(const std::string& path) {
   const CaptureReader reader(path);
   const CaptureIndex& index = reader.index();
+  std::vector<std::string> dropped;
+  for (const DroppedRange& range : reader.dropped()) {
+    dropped.push_back(dropped_text(range));
+  }
   return {{"kind", "capture"},
           {"version", fmt::format("{}.{}", index.version_major, index.version_minor)},
           {"created_by", index.created_by},
@@ -52,7 +56,10 @@ Facts capture_facts(const std::string& path) {
           {"first_query", index.first_query},
           {"state", index.state},
           {"state_name", state_name(index.state)},
-          {"message", index.message}};
+          {"message", index.message},
+          {"nonfinite_weights", index.nonfinite_weights},
+          {"notes", index.notes},
+          {"dropped", dropped}};
 }
 
 /// What to do about a capture that is not complete; empty if it is.

@@ -66,7 +66,9 @@ int main(int argc, char** argv) {
   kvscope::cli::add_methods(program);
   kvscope::cli::add_inspect(program);
   kvscope::cli::add_check(program);
+  kvscope::cli::add_compare(program);
   kvscope::cli::add_recover(program);
+  kvscope::cli::add_extract(program);
   try {
     refuse_unknown_subcommand(app, argc, argv);
     app.parse(argc, argv);

@@ -30,6 +30,8 @@ void add_prompt(CLI::App& command, PromptOptions& options) {
   command.add_option("--token-ids", options.token_ids,
                      "A file of token ids separated by white space; no tokenizer is used");
   command.add_option("--question", options.question, "Asked after the prompt (segment 'question')");
+  command.add_flag("--allow-beyond-context", options.beyond_context,
+                   "Take more tokens than the model was made for");
   command.add_flag("--chat", options.chat,
                    "Wrap in the model's own chat template (its clock stands at 26 July 2024)");
 }
@@ -66,6 +68,18 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const ModelFile& file,
   }
 }
 
+void check_context(const PromptOptions& options, const ModelConfig& config,
+                   const TokenTable& prompt) {
+  if (prompt.prompt_tokens <= config.context_length) {
+    return;
+  }
+  const std::string what = fmt::format("the prompt has {} tokens, the model's context {}",
+                                       prompt.prompt_tokens, config.context_length);
+  KVSCOPE_CHECK(options.beyond_context, ErrorCode::usage, what, config.name,
+                "shorten the prompt, or pass --allow-beyond-context");
+  say("warning: " + what + "; it was never trained on such positions");
+}
+
 std::shared_ptr<const ModelFile> open_model(const std::string& path) {
   return std::shared_ptr<const ModelFile>(ModelFile::open(path));
 }
@@ -80,12 +94,14 @@ void add_compute(CLI::App& command, ComputeOptions& options) {
                   "dequantised a tile at a time (same numbers, less memory; CPU)")
       ->check(CLI::IsMember({"dense", "keep"}))
       ->capture_default_str();
+  command.add_flag("--strict", options.strict, "Refuse weights that are NaN or infinite");
 }
 
 RuntimeOptions runtime_options(const CommonOptions& common, const ComputeOptions& compute) {
   RuntimeOptions options;
   options.device = common.device;
   options.dtype = compute.dtype;
+  options.strict = compute.strict;
   options.keep_weights = compute.weights == "keep";
   options.threads = common.threads;
   return options;

@@ -18,6 +18,7 @@ struct PromptOptions {
   std::string token_ids;
   std::string question;
   bool chat = false;
+  bool beyond_context = false;
 };
 
 void add_prompt(CLI::App& command, PromptOptions& options);
@@ -31,6 +32,11 @@ TokenTable read_prompt(const PromptOptions& options, const Tokenizer& tokenizer)
 std::shared_ptr<const Tokenizer> open_tokenizer(const ModelFile& file,
                                                 const PromptOptions& options);
 
+/// Throws Error{usage} if the prompt is longer than what the model was made for, unless that is
+/// allowed; before any weight is read.
+void check_context(const PromptOptions& options, const ModelConfig& config,
+                   const TokenTable& prompt);
+
 /// Opens MODEL and checks the device before any weight is read.
 std::shared_ptr<const ModelFile> open_model(const std::string& path);
 
@@ -38,6 +44,7 @@ std::shared_ptr<const ModelFile> open_model(const std::string& path);
 struct ComputeOptions {
   std::string dtype = "float32";
   std::string weights = "dense";
+  bool strict = false;
 };
 
 void add_compute(CLI::App& command, ComputeOptions& options);

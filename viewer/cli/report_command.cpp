@@ -8,6 +8,7 @@
 #include "kvscope/report/report.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/decision_file.h"
+#include "kvscope/storage/isolated.h"
 
 namespace kvscope::cli {
 namespace {
@@ -26,8 +27,8 @@ struct Options {
   bool force = false;
 };
 
-/// Metrics are stored by `decide`; a decision without them is judged here, if the capture allows. One
-/// that goes on behind the prompt is not: what it attended to there is not in the capture.
+/// Metrics are stored by `decide`; a decision without them is judged here, if the capture allows.
+/// One that goes on behind the prompt is not: what it attended to there is not in the capture.
 void complete_metrics(const CaptureReader& capture, std::vector<Decision>& decisions) {
   for (Decision& decision : decisions) {
     if (decision.metrics.empty() && decision.tokens <= capture.index().prompt_tokens) {
@@ -53,6 +54,9 @@ void run_report(const Options& options) {
   if (!options.output.empty()) {
     refuse_existing(options.output, options.force);
   }
+  std::vector<std::string> files = {options.capture};
+  files.insert(files.end(), options.decisions.begin(), options.decisions.end());
+  check_isolated(files);
   const CaptureReader capture(options.capture);
   ReportInput input;
   input.capture = capture.index();

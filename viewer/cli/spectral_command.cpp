@@ -15,6 +15,7 @@
 #include "kvscope/spectral/merging.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/decision_file.h"
+#include "kvscope/storage/isolated.h"
 #include "kvscope/storage/spectrum_file.h"
 #include "prompt_options.h"
 
@@ -120,6 +121,9 @@ int run_spectral(Options& options) {
                 "a decision needs the capture it was made on", "--decision",
                 "add --tokens X.capture.h5");
   refuse_existing(options.output, options.force);
+  std::vector<std::string> files = options.decisions;
+  files.push_back(options.tokens);
+  check_isolated(files);
   const auto model = open_model(options.model);
   const auto start = std::chrono::steady_clock::now();
   if (!options.layers.empty()) {

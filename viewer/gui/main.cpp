@@ -13,6 +13,7 @@
 #include "fonts.h"
 #include "kvscope/core/error.h"
 #include "kvscope/scene/commands.h"
+#include "kvscope/storage/isolated.h"
 #include "load.h"
 #include "options.h"
 #include "png_file.h"
@@ -148,6 +149,7 @@ void make_folder(const std::string& path) {
 
 int show(const Options& options) {
   const std::vector<const Panel*> only = panels_named(options.panels);
+  check_isolated(options.files);
   std::future<Scene> loading = load_scene(options.files);
   if (options.checks) {
     return print_checks(loading.get());

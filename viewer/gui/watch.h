@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "kvscope/scene/scene.h"
+#include "kvscope/storage/capture_state.h"
 
 namespace kvscope::gui {
 
-/// Reads files anew when they grow or are replaced: a run in progress, or decisions made again.
-/// Files are looked at no more than twice a second, and read on the thread that owns HDF5.
+/// Reads files anew when there is more to see: a live capture after each commit of its run (what
+/// was written behind the newest commit is not looked at), other files when they are replaced.
+/// Files are looked at no more than five times a second, and read on the thread that owns HDF5.
 class Watch {
  public:
   explicit Watch(std::vector<std::string> paths);
@@ -22,14 +24,16 @@ class Watch {
 
  private:
   struct Seen {
+    std::optional<CommitMark> commit;  ///< of a live capture; then time and size mean nothing
     std::filesystem::file_time_type time{};
     std::uintmax_t size = 0;
     bool operator==(const Seen&) const = default;
   };
-  std::vector<Seen> look() const;
+  static std::vector<Seen> look(const std::vector<std::string>& paths);
 
   std::vector<std::string> paths_;
   std::vector<Seen> seen_;
+  std::future<std::vector<Seen>> looking_;
   std::future<Scene> loading_;
   double last_ = -1;
 };

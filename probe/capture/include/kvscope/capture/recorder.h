@@ -31,7 +31,9 @@ struct LayerRecord {
 
 /// Writes a run down while it happens: reductions on the calling thread, files on a writer thread.
 /// Nothing is kept beyond one layer's work space and the queue of finished planes. Errors of the
-/// writer surface at the next call. Destroyed without `finish`, it leaves no file.
+/// writer surface at the next call. Where the disk is slower than the run, the run waits; numbers
+/// of decode steps are thinned out after a second (`CaptureRequest::never_drop`), and what is left
+/// out is listed in /status/dropped. Destroyed without `finish`, it leaves no file.
 class Recorder {
  public:
   /// `output_factor(layer)` -> [query_heads, head_dim, head_dim] for projected value norms.
@@ -53,9 +55,12 @@ class Recorder {
   /// distribution.
   void decode_step(int step, std::int32_t token, const std::string& piece,
                    const at::Tensor& logits);
-  /// Where the run's numbers first were NaN or infinite, in words: layer, what, step; empty = so far
-  /// nowhere. The file holds them as they are, and says so at `/reduce/lse` (attribute `nonfinite`).
+  /// Where the run's numbers first were NaN or infinite, in words: layer, what, step; empty = so
+  /// far nowhere. The file holds them as they are, and says so at `/reduce/lse` (attribute
+  /// `nonfinite`).
   const std::string& first_nonfinite() const;
+  /// What was left out so far because the disk was slower than the run.
+  std::int64_t dropped_bytes() const;
   /// Drains the writer, renames the file.
   void finish(int steps);
   /// Ends a live capture early: all whole steps are committed, the file says why it ends. A batch

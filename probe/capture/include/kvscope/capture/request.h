@@ -21,7 +21,9 @@ struct CaptureRequest {
   int pooled_block = 0;  ///< side of the finest block of pooled maps, in tokens; 0 = none
   bool compress = false;
   bool force = false;
-  bool live = false;  ///< others may follow the file while it grows; it outlives a killed run
+  bool never_drop = false;  ///< wait for the disk, however long, rather than thin out series
+  bool drop_bulk = false;   ///< leave tensors out rather than wait for the disk
+  bool live = false;        ///< others may follow the file while it grows; it outlives a killed run
 };
 
 /// What a request costs, before the run.

@@ -37,6 +37,9 @@ struct CaptureIndex {
   std::string request_json;
   std::string sampling_json;  ///< how new tokens were drawn; empty without any
   std::string torch;          ///< version of the tensor library
+  /// JSON {"total": n, "tensors": {name: n}} of weights that are NaN or infinite; empty = none.
+  std::string nonfinite_weights;
+  std::string notes;  ///< what a reader should know about how the file came about; may be empty
   std::string capture_hash;  ///< sequence_hash of model and prompt; what decisions refer to
   Profile profile = Profile::window;
   ModelShape shape;

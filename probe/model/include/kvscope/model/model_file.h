@@ -96,6 +96,8 @@ class ModelFile {
   virtual std::pair<std::int64_t, std::int64_t> weight_shape(Weight weight, int layer) const = 0;
   /// Block type as stored, e.g. "Q4_1".
   virtual std::string weight_dtype(Weight weight, int layer) const = 0;
+  /// Name of the tensor that holds it, as stored; for messages.
+  virtual std::string weight_name(Weight weight, int layer) const;
   /// Dequantises to float32, row-major, into `out` (exact size). Q and K rows come in half-split
   /// RoPE order whatever the file's order. Uses up to `threads` threads. Safe from several threads.
   virtual void read(Weight weight, int layer, std::span<float> out, int threads = 1) const = 0;

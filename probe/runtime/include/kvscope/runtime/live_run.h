@@ -14,21 +14,23 @@
 namespace kvscope {
 
 struct LiveRunOptions {
-  int prefill_chunk = 0;                  ///< tokens of one pass; 0 = the whole prompt at once
-  int statistics_window = 64;             ///< queries of the prompt kept for evidence
-  const std::atomic<bool>* stop = nullptr; ///< set by Ctrl-C; checked at layer boundaries
+  int prefill_chunk = 0;                    ///< tokens of one pass; 0 = the whole prompt at once
+  int statistics_window = 64;               ///< queries of the prompt kept for evidence
+  bool beyond_context = false;              ///< allow more tokens than the model was made for
+  const std::atomic<bool>* stop = nullptr;  ///< set by Ctrl-C; checked at layer boundaries
   std::function<void(int tokens_done, int tokens_total, int layer)> progress;
-  /// Sees every hook point of every pass (a prompt chunk, tokens appended, a decode step) on the calling
-  /// thread; `first_token` is the pass's first. Tensors are in the type they are computed in, on the
-  /// model's device, and valid during the call only. Costs the shortcuts of the last layer and the MLP.
+  /// Sees every hook point of every pass (a prompt chunk, tokens appended, a decode step) on the
+  /// calling thread; `first_token` is the pass's first. Tensors are in the type they are computed
+  /// in, on the model's device, and valid during the call only. Costs the shortcuts of the last
+  /// layer and the MLP.
   std::function<void(HookPoint point, int layer, int first_token, const at::Tensor& tensor)> hook;
 };
 
 /// A sequence on a model with its own KV cache: prefill, decode, evidence, decisions.
 class LiveRun : public ModelRun {
  public:
-  /// `prompt` gives positions and segments; nothing is computed yet. Throws Error{usage} on an empty
-  /// prompt or one beyond the model's context length.
+  /// `prompt` gives positions and segments; nothing is computed yet. Throws Error{usage} on an
+  /// empty prompt or one beyond the model's context length.
   static std::unique_ptr<LiveRun> start(std::shared_ptr<const Model> model, TokenTable prompt,
                                         LiveRunOptions options);
 
@@ -40,7 +42,8 @@ class LiveRun : public ModelRun {
   virtual std::unique_ptr<LiveRun> fork() const = 0;
   /// Live key and value bytes, over all layers and heads.
   virtual std::int64_t cache_bytes() const = 0;
-  virtual at::Tensor prompt_logits() = 0;  ///< [prompt_tokens, vocabulary] float32; runs the head over all rows
+  virtual at::Tensor
+  prompt_logits() = 0;  ///< [prompt_tokens, vocabulary] float32; runs the head over all rows
 };
 
 /// How the next token is drawn.

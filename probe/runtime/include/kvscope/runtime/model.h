@@ -18,11 +18,19 @@ struct RuntimeOptions {
   /// Matrices stay in memory as the file stores them and are dequantised a tile at a time, for the
   /// same numbers up to the order of sums. CPU only.
   bool keep_weights = false;
+  bool strict = false;            ///< refuse weights that are NaN or infinite
+};
+
+/// A stored tensor with NaN or infinite weights; a block whose scale is neither counts whole.
+struct NonfiniteWeight {
+  std::string name;
+  std::int64_t count = 0;
 };
 
 /// Weights on a device, ready to run.
 class Model {
  public:
+  /// Warns of weights that are not finite. Throws Error{corrupt_file} on them if `strict`.
   static std::shared_ptr<const Model> load(std::shared_ptr<const ModelFile> file,
                                            const RuntimeOptions& options);
   virtual ~Model() = default;
@@ -30,6 +38,8 @@ class Model {
   const ModelConfig& config() const { return file().config(); }
   const ModelShape& shape() const { return config().shape; }
   virtual const RuntimeOptions& options() const = 0;
+  /// In the order of layers; those of the model as a whole come first. Empty = all are finite.
+  virtual const std::vector<NonfiniteWeight>& nonfinite_weights() const = 0;
   /// W_O^h = L_h U_h of one layer: [query_heads, head_dim, head_dim] float32; computed once.
   virtual at::Tensor output_factor(int layer) const = 0;
   /// [query_heads, head_dim, hidden_dim] float32.

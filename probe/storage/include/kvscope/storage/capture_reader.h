@@ -8,6 +8,7 @@
 
 #include "kvscope/core/capture_index.h"
 #include "kvscope/core/tokens.h"
+#include "kvscope/storage/capture_state.h"
 
 namespace kvscope {
 
@@ -30,6 +31,9 @@ class CaptureReader {
   bool refresh();
   /// Whether the prompt planes of a captured layer (index into index().layers) are whole.
   bool layer_done(int captured_layer) const;
+
+  /// What was left out because the disk was slower than the run.
+  const std::vector<DroppedRange>& dropped() const;
 
   /// Whether a dataset exists, e.g. "reduce/attention_sum" or "layers/000/keys".
   bool has(const std::string& dataset) const;

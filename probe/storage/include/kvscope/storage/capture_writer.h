@@ -63,11 +63,14 @@ class CaptureWriter {
 
   /// Adds a generated token (segment 3) to /tokens.
   void append_token(std::int32_t id, std::int32_t position, const std::string& piece);
+  /// Adds a row to /status/dropped. Throws Error{failed} if the dataset was not announced.
+  void add_dropped(const DroppedRange& range);
   /// Sets a string attribute of a dataset or of the root ("").
   void set_attribute(const std::string& dataset, const std::string& name, const std::string& value);
 
   bool live() const;
-  /// Of a live file; others ignore these. Flushes, then makes the first `steps` decode steps valid.
+  /// Of a live file; others ignore these. Brings every series to `steps` rows (what was not written
+  /// reads as the fill value), flushes, then makes the first `steps` decode steps valid.
   void commit(int steps);
   /// Flushes, then marks the prompt planes of a captured layer (index into layers) as whole.
   void layer_done(int row);
