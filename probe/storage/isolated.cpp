@@ -148,6 +148,9 @@ void check_one(const std::string& path) {
 }  // namespace
 
 ChildLimits child_limits(const std::string& path) {
+  if (!is_hdf5(path)) {  // models are mapped, part by part, whatever their size
+    return {0, 3600};
+  }
   std::error_code failure;
   const auto size = std::filesystem::file_size(path, failure);
   const std::int64_t bytes = failure ? 0 : static_cast<std::int64_t>(size);
@@ -165,7 +168,9 @@ int run_isolated(const std::string& path, const std::function<int()>& read, Chil
                 "free memory or raise the limit of processes");
   if (child == 0) {
     lower(RLIMIT_CORE, 0);
-    lower(RLIMIT_AS, mapped_bytes() + limits.memory_bytes);
+    if (limits.memory_bytes > 0) {
+      lower(RLIMIT_AS, mapped_bytes() + limits.memory_bytes);
+    }
     signal(SIGALRM, SIG_DFL);
     alarm(static_cast<unsigned>(limits.seconds));
     const int status = read();

@@ -7,13 +7,15 @@
 
 namespace kvscope {
 
-/// What a child process may use that reads an untrusted file. Zero = as `child_limits` says.
+/// What a child process may use that reads an untrusted file. Zero = as `child_limits` says, and
+/// there no limit.
 struct ChildLimits {
   std::int64_t memory_bytes = 0;  ///< beyond what this process has mapped
   int seconds = 0;                ///< wall time
 };
 
-/// 1 GiB and four times the file; a minute and a second for each 20 MB of it.
+/// Of an HDF5 file: 1 GiB and four times its size, a minute and a second for each 20 MB of it. Of
+/// others an hour, and as much memory as there is.
 ChildLimits child_limits(const std::string& path);
 
 /// Runs `read`, which opens the untrusted file `path`, in a child process under `limits`, and
