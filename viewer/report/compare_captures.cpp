@@ -184,6 +184,14 @@ class CaptureComparison {
       extent[0] = std::min(extent[0], steps);
       other[0] = std::min(other[0], steps);
     }
+    if (a_.index().prompt_tokens == b_.index().prompt_tokens) {  // more planned is no difference
+      const std::vector<std::string> labels = labels_of(a_, plane.dataset);
+      for (std::size_t axis = 0; axis < std::min(extent.size(), labels.size()); ++axis) {
+        if (labels[axis] == "token" && axis < other.size()) {
+          extent[axis] = other[axis] = std::min(extent[axis], other[axis]);
+        }
+      }
+    }
     const std::string what =
         plane.row_a < 0 ? plane.dataset : fmt::format("{}, layer {}", plane.dataset, plane.layer);
     ++result_.compared;
