@@ -156,9 +156,7 @@ TEST(Compare, SaysWhatDiffersWhereFirstAndHowMuch) {
   EXPECT_EQ(first_of_layer_1, "layers/001/keys_pre_rope") << result.out;
   const Result text = workspace("compare a.capture.h5 b.capture.h5");
   EXPECT_NE(text.out.find("layers/001/keys_pre_rope"), std::string::npos) << text.out;
-  EXPECT_EQ(workspace("compare a.capture.h5 b.capture.h5 --absolute 1e9 --json")
-                .json()["differences"][0]["what"],
-            "model hash");
+  EXPECT_EQ(workspace("compare a.capture.h5 b.capture.h5 --absolute 1e9").status, 0);
 }
 
 TEST(Compare, DecisionsAndWrongPairs) {
