@@ -36,8 +36,9 @@ struct ChatLimits {
 };
 
 /// The conversation as transformers' apply_chat_template(tokenize=False) writes it, without tools
-/// and documents. Differs in strip and trim, which take ASCII white space only, and in that
-/// length, index and slice of a string count bytes.
+/// and documents. Differs: strip and trim take ASCII white space only; length, index and slice of a
+/// string count bytes, its index is not negative; % of a negative number has its sign; floats have
+/// six decimals; `~` writes nothing for none.
 /// The template runs in a child process.
 /// Throws Error{unsupported} with the filter, function or statement that is not known, the limit
 /// that was reached, or the template's own message (raise_exception), and the line.

@@ -57,6 +57,23 @@ TEST(ChatTemplate, AgreesWithTransformers) {
   EXPECT_GT(refused, 10);
 }
 
+/// Where the engine does otherwise than Jinja, which gives these.
+TEST(ChatTemplate, WritesAsJinja) {
+  EXPECT_EQ(render("\n{% if true %}b{% endif %}"), "\nb");
+  EXPECT_EQ(render("\r\n{% if true %}b{% endif %}"), "\nb");
+  EXPECT_EQ(render("{{ none }}{% if true %}{{ tools }}{% endif %}{{ nothing }}"), "NoneNone");
+  EXPECT_EQ(render("{% macro f(x) %}{{ x }}{% endmacro %}{{ f(none) }}{{ true }}{{ 1.5 }}"),
+            "NoneTrue1.5");
+  for (const char* source : {"{{ messages }}", "{% for m in messages %}{{ m }}{% endfor %}",
+                             "{% set x %}{{ [1, 2] }}{% endset %}", "{{ range(3) }}"}) {
+    EXPECT_THAT(refusal(source).message(), testing::HasSubstr("a list or mapping")) << source;
+  }
+  const Error filter = refusal("x\n{% if true %}{{ [1, 2] | select('odd') | list }}{% endif %}");
+  EXPECT_THAT(filter.message(), testing::HasSubstr("'select'"));
+  EXPECT_THAT(filter.where(), testing::HasSubstr("line 2: "));
+  EXPECT_THAT(refusal("{{ 'a b'.split() | join }}").message(), testing::HasSubstr("'split'"));
+}
+
 TEST(ChatTemplate, FirstCharacterStays) {
   EXPECT_EQ(render("a{% if true %}b{% endif %}"), "ab");
   EXPECT_EQ(render("{ {% if true %}b{% endif %}"), "{ b");
