@@ -13,6 +13,7 @@
 #include "kvscope/capture/recorder.h"
 #include "kvscope/core/error.h"
 #include "kvscope/runtime/live_run.h"
+#include "kvscope/storage/capture_reader.h"
 #include "loaded_model.h"
 #include "pipeline.h"
 #include "writer_thread.h"
@@ -28,8 +29,7 @@ class BareRun {
         prompt_tokens_(prompt.prompt_tokens) {
     const ModelShape& shape = model_->shape();
     for (int layer = 0; layer < shape.layers; ++layer) {
-      layers_.emplace_back(shape.kv_heads, shape.head_dim, prompt_tokens_ + 64,
-                           model_->tensors());
+      layers_.emplace_back(shape.kv_heads, shape.head_dim, prompt_tokens_ + 64, model_->tensors());
     }
     run(prompt.id);
   }
