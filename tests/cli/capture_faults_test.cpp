@@ -157,8 +157,9 @@ TEST(CaptureFaults, LargeCapturesAskFirst) {
   }
   workspace.write("ids.txt", ids);
   const std::vector<std::string> before = workspace.names();
-  const Result large =
-      workspace("capture tiny.gguf --token-ids ids.txt --attention-maps -o x.capture.h5");
+  const Result large = workspace(
+      "capture tiny.gguf --token-ids ids.txt --allow-beyond-context --attention-maps -o "
+      "x.capture.h5");
   EXPECT_EQ(large.status, 2) << large.err;
   EXPECT_NE(large.err.find("--yes"), std::string::npos) << large.err;
   EXPECT_EQ(workspace.names(), before);
