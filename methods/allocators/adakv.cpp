@@ -20,6 +20,7 @@ class AdaKv : public Allocator {
     Allocation allocation(layers, kv_heads, 0);
     for (int layer = 0; layer < layers; ++layer) {
       Allocation one(1, kv_heads, request.protection.count);
+      allocation.guaranteed = request.protection.count + guaranteed_of(request, each);
       share(request, request.scores[static_cast<std::size_t>(layer)], each, one);
       const std::ptrdiff_t at = std::ptrdiff_t{layer} * kv_heads;
       std::copy(one.slots.begin(), one.slots.end(), allocation.slots.begin() + at);
@@ -29,6 +30,13 @@ class AdaKv : public Allocator {
   }
 
  private:
+  /// Each head's floor beside the protected tokens.
+  int guaranteed_of(const AllocationRequest& request, int each) const {
+    // kvpress since 0.5.5: a floor above 0 is at least one token.
+    const int least = floor_ > 0 ? std::max(1, static_cast<int>(each * floor_)) : 0;
+    return std::clamp(least - request.protection.count, 0, each - request.protection.count);
+  }
+
   /// Gives each head its floor, the best remaining candidates of the layer the rest.
   void share(const AllocationRequest& request, const std::vector<float>& scores, int each,
              Allocation& one) const {
@@ -36,9 +44,7 @@ class AdaKv : public Allocator {
     const int tokens = protection.tokens();
     const int kv_heads = request.scope.kv_heads;
     const int free_slots = each - protection.count;
-    // kvpress since 0.5.5: a floor above 0 is at least one token.
-    const int least = floor_ > 0 ? std::max(1, static_cast<int>(each * floor_)) : 0;
-    const int guaranteed = std::clamp(least - protection.count, 0, free_slots);
+    const int guaranteed = guaranteed_of(request, each);
     std::vector<std::uint64_t> all;
     std::vector<std::uint64_t> rest;
     for (int kv_head = 0; kv_head < kv_heads; ++kv_head) {

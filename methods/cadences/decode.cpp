@@ -20,32 +20,43 @@ class Decode : public Cadence {
 
 }  // namespace
 
-bool is_due(const DecodeOptions& options, int slots, int budget, int prompt_tokens,
-            int tokens_seen) {
-  const int counted = slots - (options.count_prompt ? 0 : prompt_tokens);
-  return slots > budget && (options.trigger == DecodeOptions::Trigger::slack
-                                ? counted >= budget + options.every
-                                : counted >= budget && tokens_seen % options.every == 0);
+bool is_due(const DecodeOptions& options, const DecodeState& state) {
+  if (state.slots <= state.budget) {
+    return false;
+  }
+  const int counted = state.slots - (options.count_prompt ? 0 : state.prompt_tokens);
+  switch (options.trigger) {
+    case DecodeOptions::Trigger::slack:
+      return counted >= state.budget + options.every;
+    case DecodeOptions::Trigger::strict:
+      return counted >= state.budget && state.tokens_seen % options.every == 0;
+    case DecodeOptions::Trigger::interval:
+      return state.steps >= options.every;
+  }
+  return false;
 }
 
-std::vector<ParameterInfo> decode_parameters() {
+std::vector<ParameterInfo> decode_parameters(const DecodeDefaults& defaults) {
   return {
-      integer_parameter("every", 128, "1..", "tokens",
+      integer_parameter("every", defaults.every, "1..", "tokens",
                         "cuts come less often, and the cache grows further beyond the budget"),
       choice_parameter(
-          "trigger", "slack|strict",
-          "cut as soon as the cache is `every` slots over the budget, or only when the "
-          "tokens seen are a multiple of `every`"),
-      boolean_parameter("count_prompt", true, "whether the prompt's slots count for the trigger"),
-      choice_parameter("first_cut", "trigger|prefill_end",
+          "trigger", defaults.triggers,
+          "slack: cut as soon as the cache is `every` slots over the budget; strict: only when the "
+          "tokens seen are a multiple of `every`; interval: every `every` decode steps"),
+      boolean_parameter("count_prompt", true,
+                        "whether the prompt's slots count for the triggers slack and strict"),
+      choice_parameter("first_cut", defaults.first_cuts,
                        "the first cut waits for the trigger, or comes at the end of the prompt")};
 }
 
 std::unique_ptr<Cadence> make_decode(const Arguments& arguments) {
   DecodeOptions options;
   options.every = arguments.integer("every");
-  options.trigger = arguments.text("trigger") == "slack" ? DecodeOptions::Trigger::slack
-                                                         : DecodeOptions::Trigger::strict;
+  const std::string& trigger = arguments.text("trigger");
+  options.trigger = trigger == "slack"    ? DecodeOptions::Trigger::slack
+                    : trigger == "strict" ? DecodeOptions::Trigger::strict
+                                          : DecodeOptions::Trigger::interval;
   options.count_prompt = arguments.boolean("count_prompt");
   options.at_prompt_end = arguments.text("first_cut") == "prefill_end";
   return std::make_unique<Decode>(options);
@@ -56,11 +67,13 @@ PieceEntry decode_entry() {
   entry.info.name = "decode";
   entry.info.kind = PieceInfo::Kind::cadence;
   entry.info.summary = "cuts the growing cache back to the budget every few new tokens";
-  entry.info.paper = "the loop of R-KV, arXiv:2505.24133, and TriAttention, arXiv:2604.04921";
+  entry.info.paper =
+      "the loop of R-KV, arXiv:2505.24133, and TriAttention, arXiv:2604.04921; trigger=interval: "
+      "kvpress DecodingPress";
   entry.info.departures =
       "a capture shows the cut that it would make at the end of the prompt, and is marked as a "
-      "replay; tova|decode:every=1 and h2o|decode:every=1 are the authors' online forms while "
-      "decoding";
+      "replay; kvpress's defaults are every=512 and 2048 slots; tova|decode:every=1 and "
+      "h2o|decode:every=1 are the authors' online forms while decoding, and | rows over the prompt";
   entry.info.parameters = decode_parameters();
   entry.build = [](const Arguments& arguments, Parts& parts) {
     parts.cadence = make_decode(arguments);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kvscope/methods/pieces.h"
@@ -13,6 +14,9 @@ struct DecodeOptions {
   enum class Trigger {
     slack,   ///< as soon as it is `every` slots over the budget
     strict,  ///< at tokens seen divisible by `every`, if it is not below the budget
+    /// After every `every` decode steps, if it is over the budget; the count starts anew even if
+    /// there was nothing to cut.
+    interval,
   };
   int every = 128;
   Trigger trigger = Trigger::slack;
@@ -24,12 +28,26 @@ struct DecodeOptions {
   bool while_decoding = true;  ///< cuts go on behind the prompt
 };
 
-/// Whether a cache of `slots` slots a head is due for a cut back to `budget`.
-bool is_due(const DecodeOptions& options, int slots, int budget, int prompt_tokens,
-            int tokens_seen);
+/// A cache that may be due for a cut.
+struct DecodeState {
+  int slots = 0;   ///< of a head
+  int budget = 0;  ///< slots of a head
+  int prompt_tokens = 0;
+  int tokens_seen = 0;
+  int steps = 0;  ///< decoded since the last interval began
+};
 
-/// The parameters of `decode`, which presets with this cadence have too.
-std::vector<ParameterInfo> decode_parameters();
+/// Whether it is due for a cut back to the budget.
+bool is_due(const DecodeOptions& options, const DecodeState& state);
+
+/// The parameters of `decode`, which presets with this cadence have too. Of choices, the first is
+/// the default.
+struct DecodeDefaults {
+  int every = 128;
+  std::string triggers = "slack|strict|interval";
+  std::string first_cuts = "trigger|prefill_end";
+};
+std::vector<ParameterInfo> decode_parameters(const DecodeDefaults& defaults = {});
 
 /// The cadence that these parameters describe.
 std::unique_ptr<Cadence> make_decode(const Arguments& arguments);

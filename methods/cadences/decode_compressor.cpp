@@ -39,12 +39,14 @@ class DecodeCompressor final : public Compressor {
   }
 
   bool after_step() override {
-    const bool due =
-        options_.while_decoding &&
-        is_due(options_, slots(), granted(), run_->tokens().prompt_tokens, run_->tokens_seen());
+    ++steps_;
+    const DecodeState state{slots(), granted(), run_->tokens().prompt_tokens, run_->tokens_seen(),
+                            steps_};
+    const bool due = options_.while_decoding && is_due(options_, state);
     if (due) {
       cut();
     }
+    steps_ = steps_ >= options_.every ? 0 : steps_;
     return due;
   }
 
@@ -113,6 +115,7 @@ class DecodeCompressor final : public Compressor {
   DecideOptions decide_;
   DecodeOptions options_;
   std::optional<Decision> decided_;
+  int steps_ = 0;  ///< decoded since the last interval began
 };
 
 }  // namespace

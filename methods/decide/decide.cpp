@@ -233,6 +233,7 @@ class Decider {
             job.protection,
             allocation == nullptr ? nullptr : allocation->slots.data() + first,
             allocation == nullptr ? nullptr : allocation->floor_only.data() + first,
+            allocation == nullptr ? -1 : allocation->guaranteed,
             {}};
   }
 

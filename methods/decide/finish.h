@@ -16,6 +16,7 @@ struct LayerWork {
   const Protection& protection;
   const int* slots = nullptr;       ///< [kv_heads]
   const int* floor_only = nullptr;  ///< [kv_heads]
+  int guaranteed = -1;              ///< Allocation::guaranteed
   at::Tensor rows{};                ///< [kv_heads, tokens, head_dim] for the selector, or undefined
 };
 

@@ -14,8 +14,12 @@ namespace {
 /// probability that grows with the attention it received beside theirs. Keys stay.
 class Cam : public Merger {
  public:
-  Cam(int window, int candidates, bool drawn, std::uint64_t seed)
-      : window_(window), candidates_(candidates), drawn_(drawn), seed_(seed) {}
+  explicit Cam(const Arguments& arguments)
+      : window_(arguments.integer("window")),
+        candidates_(arguments.integer("candidates")),
+        decode_rows_(arguments.text("received") == "decode"),
+        drawn_(arguments.text("chance") == "drawn"),
+        seed_(static_cast<std::uint64_t>(arguments.integer("seed"))) {}
 
   void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
     check_finite(evidence);
@@ -31,10 +35,10 @@ class Cam : public Merger {
   }
 
  private:
-  /// Attention received from all queries so far, mean over a group's query heads: [kv_heads,
-  /// slots].
-  static at::Tensor received(const LayerEvidence& evidence) {
-    const at::Tensor sums = evidence.attention_sum().cpu();
+  /// Attention received so far, mean over a group's query heads: [kv_heads, slots].
+  at::Tensor received(const LayerEvidence& evidence) const {
+    const at::Tensor sums =
+        (decode_rows_ ? evidence.decode_attention_sum() : evidence.attention_sum()).cpu();
     const std::int64_t kv_heads = evidence.shape().kv_heads;
     return sums.view({kv_heads, sums.size(0) / kv_heads, sums.size(1)}).mean(1).contiguous();
   }
@@ -98,6 +102,7 @@ class Cam : public Merger {
 
   int window_;
   int candidates_;
+  bool decode_rows_;
   bool drawn_;
   std::uint64_t seed_;
 };
@@ -113,23 +118,23 @@ PieceEntry cam_entry() {
       "the attention they received; keys stay";
   entry.info.paper = "Zhang et al. 2024 (CaM), openreview LCTmppB165; kvpress CAMPress, zyxxmu/cam";
   entry.info.departures =
-      "attention received counts all queries so far, prompt and decode (kvpress: decode rows "
-      "alone), "
-      "and ranks the candidates (kvpress: the base score, of all heads alike); draws are keyed by "
-      "seed, layer, token and what the token received";
+      "attention received counts all queries so far, prompt and decode (received=decode: decode "
+      "rows alone, as kvpress), and ranks the candidates (kvpress: the base score, of all heads "
+      "alike); draws are keyed by seed, layer, token and what the token received. kvpress's loop "
+      "is decode:trigger=interval";
   entry.info.parameters = {
       integer_parameter("window", 32, "1..", "kept tokens", "a value is spread over more"),
       integer_parameter(
           "candidates", 0, "0..", "tokens",
           "more evicted tokens of a head may merge at a cut; 0: as many as tokens were "
           "decoded, as in kvpress, so that a cut after the prompt merges none"),
+      choice_parameter("received", "all|decode",
+                       "whose attention counts: every query's, or that of decode steps alone"),
       choice_parameter("chance", "drawn|half",
                        "drawn at random; half: whatever is more likely than not, without chance"),
       integer_parameter("seed", 0, "0..", "", "another draw")};
   entry.build = [](const Arguments& arguments, Parts& parts) {
-    parts.merger = std::make_unique<Cam>(
-        arguments.integer("window"), arguments.integer("candidates"),
-        arguments.text("chance") == "drawn", static_cast<std::uint64_t>(arguments.integer("seed")));
+    parts.merger = std::make_unique<Cam>(arguments);
   };
   return entry;
 }

@@ -17,6 +17,11 @@ const std::vector<PieceEntry>& entries() {
       snapkv_entry(),                //
       pyramidkv_entry(),             //
       adakv_preset_entry(),          //
+      criticalkv_entry(),            //
+      criticaladakv_entry(),         //
+      lagkv_entry(),                 //
+      cur_entry(),                   //
+      r_kv_entry(),                  //
       laprox_entry(),                //
       triattention_entry(),          //
       triattention_serving_entry(),  //
@@ -33,6 +38,7 @@ const std::vector<PieceEntry>& entries() {
       threshold_entry(),      //
       diversity_entry(),      //
       noise_entry(),          //
+      critical_entry(),       //
       drop_entry(),           //
       nearest_key_entry(),    //
       pivot_entry(),          //

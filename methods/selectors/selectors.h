@@ -12,5 +12,8 @@ std::unique_ptr<Selector> make_top_k();
 /// The parameters of `diversity`, and the selector they describe; presets with it have them too.
 std::vector<ParameterInfo> diversity_parameters();
 std::unique_ptr<Selector> make_diversity(const Arguments& arguments);
+/// Likewise of `critical`.
+std::vector<ParameterInfo> critical_parameters();
+std::unique_ptr<Selector> make_critical(const Arguments& arguments);
 
 }  // namespace kvscope::detail

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -148,6 +149,10 @@ const AttentionStats& CaptureEvidence::all_queries() const {
 
 at::Tensor CaptureEvidence::attention_sum() const {
   return at_prompt_end() ? plane("attention_sum") : all_queries().sum;
+}
+
+at::Tensor CaptureEvidence::decode_attention_sum() const {
+  return at::zeros({shape().query_heads, cut_}, at::kFloat);  // a capture is decided at its prompt
 }
 
 at::Tensor CaptureEvidence::attention_sum_squares() const {

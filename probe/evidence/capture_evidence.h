@@ -25,6 +25,7 @@ class CaptureEvidence final : public LayerEvidence {
   at::Tensor queries(int newest) const override;
   at::Tensor attention(int newest) const override;
   at::Tensor attention_sum() const override;
+  at::Tensor decode_attention_sum() const override;
   at::Tensor attention_sum_squares() const override;
   at::Tensor attention_max() const override;
   at::Tensor window_sum(int window) const override;

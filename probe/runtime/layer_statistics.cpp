@@ -30,6 +30,14 @@ void widen(at::Tensor& tensor, std::int64_t query_heads, std::int64_t slots, at:
   tensor = wider;
 }
 
+/// Column sums of the pass, [query_heads, slots].
+void add_sum(LayerStatistics& statistics, const StatisticsPass& pass, const at::Tensor& sum) {
+  statistics.sum.narrow(1, 0, sum.size(1)).add_(sum);
+  if (pass.decode) {
+    statistics.decode_sum.narrow(1, 0, sum.size(1)).add_(sum);
+  }
+}
+
 /// Column statistics of the pass over a cache in which slot = token: the two-pass kernel.
 void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
               const ModelShape& shape, int layer) {
@@ -43,7 +51,7 @@ void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const Lay
   const AttentionStats stats =
       attention_stats(pass.queries, state.keys().to(at::kFloat), pass.lse, options);
   const std::int64_t slots = stats.sum.size(1);
-  statistics.sum.narrow(1, 0, slots).add_(stats.sum);
+  add_sum(statistics, pass, stats.sum);
   statistics.sum_squares.narrow(1, 0, slots).add_(stats.sum_squares);
   at::Tensor max = statistics.max.narrow(1, 0, slots);
   at::maximum_out(max, max, stats.max);
@@ -61,7 +69,7 @@ void add_cut(LayerStatistics& statistics, const StatisticsPass& pass, const Laye
         pass.positions.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
         state, shape, layer);
     const std::int64_t slots = probability.size(2);
-    statistics.sum.narrow(1, 0, slots).add_(probability.sum(1));
+    add_sum(statistics, pass, probability.sum(1));
     statistics.sum_squares.narrow(1, 0, slots).add_(probability.square().sum(1));
     at::Tensor max = statistics.max.narrow(1, 0, slots);
     at::maximum_out(max, max, probability.amax(1));
@@ -75,6 +83,7 @@ LayerStatistics LayerStatistics::clone() const {
   copy.queries = clone_of(queries);
   copy.lse = clone_of(lse);
   copy.sum = clone_of(sum);
+  copy.decode_sum = clone_of(decode_sum);
   copy.sum_squares = clone_of(sum_squares);
   copy.max = clone_of(max);
   return copy;
@@ -113,6 +122,9 @@ void add_columns(LayerStatistics& statistics, const StatisticsPass& pass, const 
   for (at::Tensor* tensor : {&statistics.sum, &statistics.sum_squares, &statistics.max}) {
     widen(*tensor, shape.query_heads, state.longest(), pass.queries.device());
   }
+  if (pass.decode) {
+    widen(statistics.decode_sum, shape.query_heads, state.longest(), pass.queries.device());
+  }
   const bool by_position = state.cut() && shape.window_of(layer) > 0;
   if (state.uniform() && !state.merged() && !by_position) {
     add_full(statistics, pass, state, shape, layer);
@@ -145,8 +157,11 @@ void follow_cut(LayerStatistics& statistics, const SlotTable& before, const Slot
   const at::Device device = statistics.sum.device();
   index = index.to(device).repeat_interleave(shape.group_size(), 0);
   live = live.to(device).repeat_interleave(shape.group_size(), 0);
-  for (at::Tensor* tensor : {&statistics.sum, &statistics.sum_squares, &statistics.max}) {
-    *tensor = tensor->gather(1, index).mul_(live);
+  for (at::Tensor* tensor :
+       {&statistics.sum, &statistics.decode_sum, &statistics.sum_squares, &statistics.max}) {
+    if (tensor->defined()) {
+      *tensor = tensor->gather(1, index).mul_(live);
+    }
   }
 }
 

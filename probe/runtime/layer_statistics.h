@@ -19,6 +19,7 @@ struct LayerStatistics {
   std::vector<std::int32_t> positions;  ///< [newest]
   int queries_seen = 0;
   at::Tensor sum;          ///< [query_heads, slots or more]; undefined: not collected
+  at::Tensor decode_sum;   ///< likewise, queries of decode steps alone
   at::Tensor sum_squares;  ///< likewise
   at::Tensor max;          ///< likewise
 
@@ -31,6 +32,7 @@ struct StatisticsPass {
   at::Tensor queries;                       ///< [query_heads, rows, head_dim]
   at::Tensor lse;                           ///< [query_heads, rows or fewer], of the newest rows
   std::span<const std::int32_t> positions;  ///< [rows]
+  bool decode = false;                      ///< a decode step's
 };
 
 /// Keeps the newest `window` queries.

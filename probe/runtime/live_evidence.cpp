@@ -107,6 +107,14 @@ at::Tensor LiveEvidence::attention_sum() const {
   return columns(statistics_.sum, "attention_sum");
 }
 
+at::Tensor LiveEvidence::decode_attention_sum() const {
+  if (moment_.phase == Phase::prefill) {
+    return at::zeros({shape().query_heads, slots_.slots},
+                     at::TensorOptions(at::kFloat).device(state_.keys().device()));
+  }
+  return columns(statistics_.decode_sum, "decode_attention_sum");
+}
+
 at::Tensor LiveEvidence::attention_sum_squares() const {
   return columns(statistics_.sum_squares, "attention_sum_squares");
 }

@@ -130,7 +130,7 @@ void LiveRunOnModel::append_tokens(std::span<const std::int32_t> ids) {
 void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, const Use& use) {
   const auto index = static_cast<std::size_t>(seen.layer);
   const LayerState& state = layers_[index];
-  const StatisticsPass pass{seen.queries, seen.lse, seen.positions};
+  const StatisticsPass pass{seen.queries, seen.lse, seen.positions, use.decode};
   if (use.remember) {
     remember_queries(statistics_[index], pass, options_.statistics_window);
   }

@@ -1,4 +1,4 @@
-"""LaProx, H2O (sums over the prompt) and the pivot and weighted mergers, written out in float64 from their papers' rules.
+"""LaProx, R-KV, H2O (sums over the prompt) and the pivot and weighted mergers, written out in float64 from their papers' rules.
 
 usage: python float64_methods.py      (numpy only; writes float64_methods.json beside itself)
 
@@ -120,6 +120,42 @@ def h2o_case(shape, seed, slots, recent=0.5, reduce="mean"):
             "seed": seed, "scores": rounded(first), "kept": kept}
 
 
+def r_kv_scores(q, k, window, pool, weight, threshold):
+    """[kv_heads, candidates] of the authors' code: group maximum before the softmax, newest similar key spared."""
+    group, tokens, half = q.shape[0] // k.shape[0], k.shape[1], pool // 2
+    scores = []
+    for head, keys in enumerate(k):
+        members = q[head * group:(head + 1) * group, tokens - window:]
+        logits = np.max(members @ keys[:tokens - window].T, axis=0) / math.sqrt(k.shape[2])
+        rows = np.exp(logits - logits.max(1, keepdims=True))
+        mean = (rows / rows.sum(1, keepdims=True)).mean(0)
+        importance = np.array([mean[max(0, at - half):at + half + 1].max() for at in range(mean.size)])
+        unit = keys / (np.linalg.norm(keys, axis=1, keepdims=True) + 1e-8)
+        cosine = unit @ unit.T
+        np.fill_diagonal(cosine, 0)
+        for row in cosine:
+            similar = [at for at in range(tokens) if row[at] > threshold]
+            row[max(similar) if similar else 0] = 0
+        repeats = np.exp(cosine.mean(0))
+        scores.append(weight * importance - (1 - weight) * (repeats / repeats.sum())[:tokens - window])
+    return np.array(scores)
+
+
+def r_kv_case(shape, seed, slots, **options):
+    sizes = SIZES[shape]
+    window, tokens = options["window"], sizes[3]
+    kept, first = [], None
+    for layer in range(sizes[0]):
+        q, k, _, _ = (x.astype(np.float64) for x in layer_input(sizes, seed, layer))
+        scores = r_kv_scores(q, k, window, options["pool"], options["lambda"], options["threshold"])
+        first = scores if first is None else first
+        kept.append([sorted(best(list(zip(row, range(row.size))), slots - window))
+                     + list(range(tokens - window, tokens)) for row in scores])
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    return {"method": f"r_kv:{text}", "keep": str(slots), "sizes": sizes, "seed": seed, "scores": rounded(first),
+            "kept": kept}
+
+
 def merged(k, v, kept, weighted):
     """Keys and values of one head's kept tokens after every other token has joined its most similar one."""
     unit = k / np.linalg.norm(k, axis=1, keepdims=True)
@@ -167,6 +203,8 @@ def main():
                   laprox_case(shape, seed, 14, window=6, pool_on="columns", reduce="g2"),
                   laprox_case(shape, seed, 14, window=6, value=False),
                   laprox_case(shape, seed, 14, window=6, projection=False),
+                  r_kv_case(shape, seed, 15, **{"window": 4, "pool": 3, "lambda": 0.07, "threshold": 0.5}),
+                  r_kv_case(shape, seed, 15, **{"window": 6, "pool": 7, "lambda": 0.6, "threshold": 0.1}),
                   h2o_case(shape, seed, 11), h2o_case(shape, seed, 12, recent=0.25, reduce="max"),
                   h2o_case(shape, seed, 9, recent=0.0, reduce="sum"),
                   merger_case(shape, seed, 10, "pivot"), merger_case(shape, seed, 10, "weighted")]

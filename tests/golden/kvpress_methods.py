@@ -14,8 +14,8 @@ import types
 import numpy as np
 import torch
 from golden_input import layer_input, rounded, write
-from kvpress import (AdaKVPress, KeyDiffPress, KnormPress, MergingPress, ObservedAttentionPress, PyramidKVPress,
-                     SnapKVPress, StreamingLLMPress, TOVAPress)
+from kvpress import (AdaKVPress, CriticalAdaKVPress, CriticalKVPress, CURPress, KeyDiffPress, KnormPress, LagKVPress,
+                     MergingPress, ObservedAttentionPress, PyramidKVPress, SnapKVPress, StreamingLLMPress, TOVAPress)
 
 SIZES = {"grouped": (2, 4, 2, 48, 8, 16), "three": (1, 6, 2, 33, 4, 8), "deep": (4, 2, 2, 64, 4, 8)}
 
@@ -99,6 +99,26 @@ def main():
             case(shape, seed, "knorm | adakv:floor=0.5", 13, AdaKVPress(KnormPress(), alpha_safeguard=0.5)),
             case(shape, seed, "knorm | adakv:floor=0.01", 13, AdaKVPress(KnormPress(), alpha_safeguard=0.01)),
             case(shape, seed, "keydiff | adakv:floor=0", 13, AdaKVPress(KeyDiffPress(), alpha_safeguard=0.0)),
+            case(shape, seed, "criticalkv:window=8", 13, CriticalKVPress(SnapKVPress(window_size=8, kernel_size=5))),
+            case(shape, seed, "criticalkv:window=5,first=0.25", 20,
+                 CriticalKVPress(SnapKVPress(window_size=5, kernel_size=5), first_stage_ratio=0.25)),
+            case(shape, seed, "observed_attention | critical:first=0.3,epsilon=0.01", 13,
+                 CriticalKVPress(ObservedAttentionPress(), epsilon=0.01, first_stage_ratio=0.3), eager=True),
+            case(shape, seed, "criticaladakv:window=8", 13,
+                 CriticalAdaKVPress(SnapKVPress(window_size=8, kernel_size=5))),
+            case(shape, seed, "criticaladakv:window=4,floor=0.6,first=0.1", 20,
+                 CriticalAdaKVPress(SnapKVPress(window_size=4, kernel_size=5), alpha_safeguard=0.6,
+                                    first_stage_ratio=0.1)),
+            case(shape, seed, "lagkv:lag=6", 20, LagKVPress(n_sink=4, lag_size=6)),
+            case(shape, seed, "lagkv:sinks=2,lag=5,across=scores", 13,
+                 LagKVPress(n_sink=2, lag_size=5, cross_scoring=True)),
+            case(shape, seed, "lagkv:lag=128", 13, LagKVPress(n_sink=4, lag_size=128)),
+            case(shape, seed, "cur", 13, CURPress()),
+            case(shape, seed, "cur:sinks=2,of=average,window=7", 13,
+                 CURPress(num_sinks=2, leverage_type="kv_avg", local_window_size=7)),
+            case(shape, seed, "cur:of=key", 13, CURPress(leverage_type="key")),
+            case(shape, seed, "cur:of=value,local=false", 20,
+                 CURPress(leverage_type="value", use_local_approximation=False)),
             case(shape, seed, "knorm | nearest_key", 13, MergingPress(KnormPress()), values=True),
             case(shape, seed, "snapkv:window=8 | nearest_key:gate=0.3,fraction=0.75", 13,
                  MergingPress(SnapKVPress(window_size=8, kernel_size=5), similarity_threshold=0.3,

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "fake_model.h"
 #include "kvscope/core/error.h"
@@ -216,6 +219,90 @@ TEST(DecodeCadence, MergedSlotsAreCutAgain) {
       std::any_of(edges.begin(), edges.end(), [](const MergeEdge& e) { return e.event == 0; }));
   EXPECT_TRUE(
       std::any_of(edges.begin(), edges.end(), [](const MergeEdge& e) { return e.event == 3; }));
+}
+
+/// kvpress's loop: a step counter that starts anew whether or not there was something to cut.
+TEST(DecodeCadence, IntervalCountsSteps) {
+  for (const auto& [prompt, expected] :
+       {std::pair{20, std::vector<int>{25, 30, 35}}, std::pair{12, std::vector<int>{17, 22, 27}},
+        std::pair{5, std::vector<int>{15, 20}}}) {
+    const auto run = start(prompt);
+    const Method method =
+        std::move(parse_methods("knorm | decode:every=5,trigger=interval").front());
+    const auto compressor = start_compressor(*run, method, Budget::parse("10"));
+    compressor->prefill();
+    std::vector<int> cuts;
+    for (int step = 1; step <= 15; ++step) {
+      run->decode(next_token(*run), nullptr);
+      if (compressor->after_step()) {
+        cuts.push_back(run->tokens_seen());
+        EXPECT_EQ(run->layer(1)->slots().slots, 10);
+      }
+    }
+    EXPECT_EQ(cuts, expected) << "prompt of " << prompt;
+  }
+}
+
+/// Sums of decode rows alone, added up here from the rows themselves, through two cuts.
+TEST(DecodeCadence, DecodeSumsLeaveThePromptOut) {
+  const auto run = start(20);
+  const Method method = std::move(parse_methods("knorm | decode:every=4").front());
+  const auto compressor = start_compressor(*run, method, Budget::parse("18"));
+  compressor->prefill();
+  EXPECT_EQ(run->layer(0)->decode_attention_sum().abs().max().item<float>(), 0.0F);
+  std::map<int, double> sums;  // of query head 2, which reads KV head 1
+  for (int step = 1; step <= 11; ++step) {
+    run->decode(next_token(*run), nullptr);
+    const auto evidence = run->layer(1);
+    const at::Tensor row = evidence->attention(1).select(0, 2).select(0, 0);
+    const at::Tensor sum = evidence->decode_attention_sum().select(0, 2);
+    const SlotTable slots = evidence->slots();
+    for (int slot = 0; slot < slots.slots; ++slot) {
+      const int token = slots.token[slots.cell(1, slot)];
+      sums[token] += row[slot].item<double>();
+      EXPECT_NEAR(sum[slot].item<double>(), sums[token], 1e-5) << "token " << token;
+    }
+    compressor->after_step();
+  }
+  EXPECT_EQ(compressor->decision().events.size(), 3U);
+}
+
+TEST(DecodeCadence, RKvCutsThePromptAndThenAtMultiples) {
+  const auto run = start(30);
+  const Method method = std::move(parse_methods("r_kv:window=4,pool=3,every=4").front());
+  const auto compressor = start_compressor(*run, method, Budget::parse("16"));
+  compressor->prefill();
+  EXPECT_EQ(run->layer(1)->slots().slots, 16);
+  std::vector<int> cuts;
+  for (int step = 1; step <= 10; ++step) {
+    run->decode(next_token(*run), nullptr);
+    if (compressor->after_step()) {
+      cuts.push_back(run->tokens_seen());
+    }
+    expect_decision_is_the_cache(*run, compressor->decision());
+  }
+  EXPECT_EQ(cuts, (std::vector<int>{32, 36, 40}));
+}
+
+/// Candidates and chances come from decode rows alone: after the prompt nobody received anything.
+TEST(DecodeCadence, CamMayCountDecodeRowsAlone) {
+  for (const bool decode : {false, true}) {
+    const auto run = start(24);
+    const std::string received = decode ? "decode" : "all";
+    const Method method =
+        std::move(parse_methods("knorm | cam:chance=half,candidates=8,received=" + received +
+                                " | decode:every=3,first_cut=prefill_end")
+                      .front());
+    const auto compressor = start_compressor(*run, method, Budget::parse("12"));
+    compressor->prefill();
+    EXPECT_EQ(compressor->decision().layers[0].edges.empty(), decode);
+    for (int step = 1; step <= 9; ++step) {
+      run->decode(next_token(*run), nullptr);
+      compressor->after_step();
+      expect_decision_is_the_cache(*run, compressor->decision());
+    }
+    EXPECT_FALSE(compressor->decision().layers[0].edges.empty());
+  }
 }
 
 TEST(DecodeCadence, RefusesBeforeAnyForwardPass) {

@@ -18,7 +18,7 @@ namespace {
 
 /// Values for parameters whose defaults fit real prompts only.
 const std::map<std::string, std::string> small{
-    {"window", "4"}, {"pool", "3"}, {"prompt", "evictable"}, {"recent", "2"}};
+    {"window", "4"}, {"pool", "3"}, {"prompt", "evictable"}, {"recent", "2"}, {"lag", "4"}};
 
 /// A calibration for a model of these sizes, in which all heads are alike, on disk while tests run.
 class CalibrationFile {

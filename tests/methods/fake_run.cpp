@@ -52,6 +52,7 @@ class FakeEvidence : public LayerEvidence {
     return padded(map().narrow(1, tokens_ - newest, newest), 2);
   }
   at::Tensor attention_sum() const override { return padded(map().sum(1), 1); }
+  at::Tensor decode_attention_sum() const override { return padded(map().sum(1) * 0, 1); }
   at::Tensor attention_sum_squares() const override { return padded(map().square().sum(1), 1); }
   at::Tensor attention_max() const override { return padded(map().amax(1), 1); }
   at::Tensor window_sum(int window) const override {

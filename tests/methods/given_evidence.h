@@ -54,6 +54,7 @@ class GivenEvidence : public LayerEvidence {
   at::Tensor queries(int) const override { return {}; }
   at::Tensor attention(int) const override { return rows; }
   at::Tensor attention_sum() const override { return mass; }
+  at::Tensor decode_attention_sum() const override { return {}; }
   at::Tensor attention_sum_squares() const override { return {}; }
   at::Tensor attention_max() const override { return {}; }
   at::Tensor window_sum(int) const override { return mass; }

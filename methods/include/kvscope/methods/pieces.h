@@ -95,6 +95,7 @@ struct AllocationRequest {
 struct Allocation {
   std::vector<int> slots;       ///< [layers asked, kv_heads]
   std::vector<int> floor_only;  ///< [layers asked, kv_heads] of these, held by a head's floor alone
+  int guaranteed = -1;          ///< each head's floor, protected tokens included; -1: there is none
 
   Allocation(int layers, int kv_heads, int each)
       : slots(static_cast<std::size_t>(layers) * static_cast<std::size_t>(kv_heads), each),
@@ -121,13 +122,16 @@ class Allocator {
 };
 
 /// The rows of a cache, as selectors may ask for them.
-enum class Rows { none, values, keys_post_rope, keys_pre_rope };
+/// `projected_norms`: one number a slot, the L1 norm of its value after W_O, mean over the group.
+enum class Rows { none, values, keys_post_rope, keys_pre_rope, projected_norms };
 
 /// One KV head, as a selector sees it.
 struct HeadScores {
   std::span<const float> scores;  ///< [tokens]
   const Protection& protection;
-  std::span<const float> rows{};  ///< [tokens, head_dim] what `reads` asked for, else empty
+  /// [tokens, head_dim] what `reads` asked for ([tokens] for norms), else empty
+  std::span<const float> rows{};
+  int guaranteed = -1;  ///< the head's floor (Allocation::guaranteed)
 };
 
 /// Which of the unprotected tokens stay.

@@ -31,6 +31,8 @@ class LayerEvidence {
   virtual at::Tensor attention(int newest) const = 0;
 
   virtual at::Tensor attention_sum() const = 0;          ///< [query_heads, slots] over all queries so far
+  /// The same over the queries of decode steps alone; zeros at the prompt's end.
+  virtual at::Tensor decode_attention_sum() const = 0;   ///< [query_heads, slots]
   virtual at::Tensor attention_sum_squares() const = 0;  ///< [query_heads, slots]
   virtual at::Tensor attention_max() const = 0;          ///< [query_heads, slots]
   /// Over the newest `window` queries: [query_heads, slots].
