@@ -109,8 +109,12 @@ EvaluationPlan read_plan(const std::string& path) {
     for (const nlohmann::json& entry : root.at("prompts")) {
       plan.prompts.push_back(read_planned_prompt(entry, folder));
     }
+    std::vector<std::string> models = root.value("models", std::vector<std::string>());
     if (root.contains("model")) {
-      plan.model = (folder / root.at("model").get<std::string>()).lexically_normal();
+      models.insert(models.begin(), root.at("model").get<std::string>());
+    }
+    for (const std::string& model : models) {
+      plan.models.push_back((folder / model).lexically_normal());
     }
     plan.methods = root.value("methods", std::vector<std::string>());
     plan.keeps = root.value("keeps", std::vector<std::string>());
@@ -120,6 +124,13 @@ EvaluationPlan read_plan(const std::string& path) {
   } catch (const nlohmann::json::exception& failure) {
     throw Error(ErrorCode::usage, std::string("the plan cannot be read: ") + failure.what(), path,
                 "each prompt needs \"name\", \"file\" and \"needle\"");
+  }
+  for (std::size_t at = 0; at < plan.prompts.size(); ++at) {
+    for (std::size_t other = 0; other < at; ++other) {
+      KVSCOPE_CHECK(plan.prompts[at].name != plan.prompts[other].name, ErrorCode::usage,
+                    fmt::format("two prompts are named '{}'", plan.prompts[at].name), path,
+                    "give each prompt a name of its own");
+    }
   }
   KVSCOPE_CHECK(!plan.prompts.empty(), ErrorCode::usage, "the plan holds no prompts", path,
                 "add prompts to it");
@@ -146,10 +157,9 @@ NeedleFate needle_fate(const Decision& decision, TokenTable::Range needle) {
   return fate;
 }
 
-std::vector<EvaluatedRun> evaluate_on(const std::shared_ptr<const Model>& model,
-                                      const PlannedPrompt& prompt, bool chat,
-                                      const GenerationOptions& options, const LiveRunOptions& live,
-                                      std::vector<std::string>& full_answers) {
+std::string evaluate_on(const std::shared_ptr<const Model>& model, const PlannedPrompt& prompt,
+                        bool chat, const GenerationOptions& options, const LiveRunOptions& live,
+                        const EvaluationCells& cells) {
   PromptOptions request;
   request.text = prompt.text;
   request.question = prompt.question;
@@ -159,14 +169,16 @@ std::vector<EvaluatedRun> evaluate_on(const std::shared_ptr<const Model>& model,
   const TokenTable::Range needle = tokens.find(prompt.needle);
   Generation generation(model, tokens, options, live);
   const FullAnswer& full = generation.full();
-  full_answers.push_back(full.text);
-  std::vector<EvaluatedRun> runs;
   for (const Budget& budget : options.budgets) {
     for (const Method& method : options.methods) {
+      if (!cells.wanted(method, budget)) {
+        continue;
+      }
       const MethodAnswer answer = generation.answer(method, budget);
       const MergeBooks books = merge_books(answer.decision);
       const NeedleFate fate = needle_fate(answer.decision, needle);
       EvaluatedRun run;
+      run.model = cells.model;
       run.prompt = prompt.name;
       run.prompt_tokens = tokens.prompt_tokens;
       run.method = answer.method;
@@ -184,10 +196,10 @@ std::vector<EvaluatedRun> evaluate_on(const std::shared_ptr<const Model>& model,
       run.full_bytes = mean_of(full.step_bytes, full.cache_bytes);
       run.full_seconds = generation.prefill_seconds();
       run.seconds = answer.compress_seconds + (method.cuts_while_reading() ? 0 : run.full_seconds);
-      runs.push_back(std::move(run));
+      cells.done(method, budget, run);
     }
   }
-  return runs;
+  return full.text;
 }
 
 std::vector<EvaluatedRun> means(const std::vector<EvaluatedRun>& runs) {
@@ -200,7 +212,7 @@ std::vector<EvaluatedRun> means(const std::vector<EvaluatedRun>& runs) {
       &EvaluatedRun::seconds,       &EvaluatedRun::full_seconds};
   for (const EvaluatedRun& run : runs) {
     auto row = std::find_if(rows.begin(), rows.end(), [&](const EvaluatedRun& other) {
-      return other.method == run.method && other.keep == run.keep;
+      return other.model == run.model && other.method == run.method && other.keep == run.keep;
     });
     if (row == rows.end()) {
       rows.push_back(run);
@@ -228,7 +240,7 @@ std::vector<EvaluatedRun> means(const std::vector<EvaluatedRun>& runs) {
 bool memory_matches(const EvaluatedRun& run, const std::vector<EvaluatedRun>& same_budget) {
   std::vector<double> shares;
   for (const EvaluatedRun& other : same_budget) {
-    if (other.keep == run.keep && other.prompt == run.prompt) {
+    if (other.model == run.model && other.keep == run.keep && other.prompt == run.prompt) {
       shares.push_back(other.mean_bytes / other.full_bytes);
     }
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,7 +24,7 @@ struct PlannedPrompt {
 /// What to run (format "kvscope.plan", version 1). What is empty comes from the command line or its
 /// defaults.
 struct EvaluationPlan {
-  std::string model;  ///< path
+  std::vector<std::string> models;  ///< paths
   std::vector<std::string> methods;
   std::vector<std::string> keeps;
   std::vector<PlannedPrompt> prompts;
@@ -38,6 +39,7 @@ EvaluationPlan read_plan(const std::string& path);
 
 /// One method at one budget on one prompt.
 struct EvaluatedRun {
+  std::string model;  ///< its name in tables
   std::string prompt;
   int prompt_tokens = 0;
   std::string method;
@@ -68,13 +70,20 @@ struct NeedleFate {
 };
 NeedleFate needle_fate(const Decision& decision, TokenTable::Range needle);
 
-/// Every method at every budget on one prompt, in that order.
-std::vector<EvaluatedRun> evaluate_on(const std::shared_ptr<const Model>& model,
-                                      const PlannedPrompt& prompt, bool chat,
-                                      const GenerationOptions& options, const LiveRunOptions& live,
-                                      std::vector<std::string>& full_answers);
+/// Which cells of a prompt are run, and who gets each result as soon as it is there.
+struct EvaluationCells {
+  std::string model;  ///< its name in tables
+  std::function<bool(const Method&, const Budget&)> wanted;
+  std::function<void(const Method&, const Budget&, const EvaluatedRun&)> done;
+};
 
-/// Means over the prompts, one for each method and budget in the order of `runs`.
+/// One prompt: each method at each budget that is wanted, budget by budget. Returns what the full
+/// cache answers.
+std::string evaluate_on(const std::shared_ptr<const Model>& model, const PlannedPrompt& prompt,
+                        bool chat, const GenerationOptions& options, const LiveRunOptions& live,
+                        const EvaluationCells& cells);
+
+/// Means over the prompts, one for each model, method and budget in the order of `runs`.
 std::vector<EvaluatedRun> means(const std::vector<EvaluatedRun>& runs);
 
 /// Whether the run's mean cache, as a share of the full one, is within 5 % of the median of the
@@ -84,7 +93,11 @@ bool memory_matches(const EvaluatedRun& run, const std::vector<EvaluatedRun>& sa
 std::string evaluation_text(const std::vector<EvaluatedRun>& runs, bool any_memory);
 std::string evaluation_markdown(const std::vector<EvaluatedRun>& runs, bool any_memory);
 std::string evaluation_csv(const std::vector<EvaluatedRun>& runs);
-nlohmann::ordered_json evaluation_json(const std::string& model_name,
-                                       const std::vector<EvaluatedRun>& runs);
+nlohmann::ordered_json evaluation_json(const std::vector<EvaluatedRun>& runs);
+
+/// One run with stable keys, and back. Throws nlohmann::json::exception on missing or mistyped
+/// ones.
+nlohmann::ordered_json run_json(const EvaluatedRun& run);
+EvaluatedRun run_of_json(const nlohmann::ordered_json& json);
 
 }  // namespace kvscope::cli

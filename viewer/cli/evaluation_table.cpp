@@ -25,12 +25,23 @@ std::string one_paragraph(std::string text) {
   return text;
 }
 
+/// The models' names, in order.
+std::vector<std::string> models_of(const std::vector<EvaluatedRun>& runs) {
+  std::vector<std::string> names;
+  for (const EvaluatedRun& run : runs) {
+    if (std::find(names.begin(), names.end(), run.model) == names.end()) {
+      names.push_back(run.model);
+    }
+  }
+  return names;
+}
+
 /// How many prompts of this method and budget were answered.
 std::string answered(const std::vector<EvaluatedRun>& runs, const EvaluatedRun& row) {
   int right = 0;
   int all = 0;
   for (const EvaluatedRun& run : runs) {
-    if (run.method == row.method && run.keep == row.keep) {
+    if (run.model == row.model && run.method == row.method && run.keep == row.keep) {
       ++all;
       right += run.answered ? 1 : 0;
     }
@@ -71,6 +82,8 @@ constexpr const char* unmatched =
     "! The mean cache differs by more than 5 % from the median at this budget: not comparable\n"
     "(--any-memory drops the mark).\n";
 
+}  // namespace
+
 nlohmann::ordered_json run_json(const EvaluatedRun& run) {
   return {{"prompt", run.prompt},
           {"prompt_tokens", run.prompt_tokens},
@@ -88,10 +101,32 @@ nlohmann::ordered_json run_json(const EvaluatedRun& run) {
           {"peak_cache_bytes", run.peak_bytes},
           {"full_cache_bytes", run.full_bytes},
           {"seconds", run.seconds},
-          {"full_prefill_seconds", run.full_seconds}};
+          {"full_prefill_seconds", run.full_seconds},
+          {"model", run.model}};
 }
 
-}  // namespace
+EvaluatedRun run_of_json(const nlohmann::ordered_json& json) {
+  EvaluatedRun run;
+  json.at("prompt").get_to(run.prompt);
+  json.at("prompt_tokens").get_to(run.prompt_tokens);
+  json.at("method").get_to(run.method);
+  json.at("keep").get_to(run.keep);
+  json.at("next_token_kl_nats").get_to(run.divergence);
+  json.at("output_error").get_to(run.output_error);
+  json.at("needle_kept").get_to(run.needle_kept);
+  json.at("needle_merged").get_to(run.needle_merged);
+  json.at("needle_lost").get_to(run.needle_lost);
+  json.at("dropped_share").get_to(run.dropped);
+  json.at("answered").get_to(run.answered);
+  json.at("same_answer").get_to(run.same);
+  json.at("mean_cache_bytes").get_to(run.mean_bytes);
+  json.at("peak_cache_bytes").get_to(run.peak_bytes);
+  json.at("full_cache_bytes").get_to(run.full_bytes);
+  json.at("seconds").get_to(run.seconds);
+  json.at("full_prefill_seconds").get_to(run.full_seconds);
+  json.at("model").get_to(run.model);
+  return run;
+}
 
 std::string evaluation_text(const std::vector<EvaluatedRun>& runs, bool any_memory) {
   const std::vector<EvaluatedRun> rows = means(runs);
@@ -104,10 +139,15 @@ std::string evaluation_text(const std::vector<EvaluatedRun>& runs, bool any_memo
                        c.method, width, c.kl, c.error, c.needle, c.dropped, c.answers, c.cache,
                        c.time);
   };
-  std::string text = line(
-      {"keep", "method", "KL", "error", "needle", "dropped", "answers", "cache (peak)", "time"});
-  for (const EvaluatedRun& row : rows) {
-    text += line(cells_of(runs, rows, row, any_memory));
+  const std::vector<std::string> models = models_of(runs);
+  std::string text;
+  for (const std::string& model : models) {
+    text += models.size() > 1 ? fmt::format("{}{}\n", text.empty() ? "" : "\n", model) : "";
+    text += line(
+        {"keep", "method", "KL", "error", "needle", "dropped", "answers", "cache (peak)", "time"});
+    for (const EvaluatedRun& row : rows) {
+      text += row.model == model ? line(cells_of(runs, rows, row, any_memory)) : "";
+    }
   }
   text += std::string("\n") + legend;
   return !any_memory && any_unmatched(rows) ? text + unmatched : text;
@@ -115,11 +155,14 @@ std::string evaluation_text(const std::vector<EvaluatedRun>& runs, bool any_memo
 
 std::string evaluation_markdown(const std::vector<EvaluatedRun>& runs, bool any_memory) {
   const std::vector<EvaluatedRun> rows = means(runs);
+  const bool several = models_of(runs).size() > 1;
   std::string text =
-      "| keep | method | KL | error | needle | dropped | answers | cache (peak) | time |\n"
-      "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+      fmt::format("{}| keep | method | KL | error | needle | dropped | answers | cache (peak) | "
+                  "time |\n{}| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+                  several ? "| model " : "", several ? "| --- " : "");
   for (const EvaluatedRun& row : rows) {
     const Cells c = cells_of(runs, rows, row, any_memory);
+    text += several ? fmt::format("| {} ", row.model) : "";
     text += fmt::format("| {} | `{}` | {} | {} | {} | {} | {} | {} | {} |\n", c.keep, c.method,
                         c.kl, c.error, c.needle, c.dropped, c.answers, c.cache, c.time);
   }
@@ -154,23 +197,23 @@ std::string evaluation_csv(const std::vector<EvaluatedRun>& runs) {
   return text;
 }
 
-nlohmann::ordered_json evaluation_json(const std::string& model_name,
-                                       const std::vector<EvaluatedRun>& runs) {
+nlohmann::ordered_json evaluation_json(const std::vector<EvaluatedRun>& runs) {
   nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
   for (const EvaluatedRun& run : runs) {
     prompts.push_back(run_json(run));
   }
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  for (const EvaluatedRun& row : means(runs)) {
+  const std::vector<EvaluatedRun> all = means(runs);
+  for (const EvaluatedRun& row : all) {
     rows.push_back(run_json(row));
-    rows.back()["memory_matched"] = memory_matches(row, means(runs));
+    rows.back()["memory_matched"] = memory_matches(row, all);
     rows.back()["answers"] = answered(runs, row);
     rows.back().erase("answered");
     rows.back().erase("same_answer");
   }
   return {{"format", "kvscope.evaluation"},
           {"version_major", 1},
-          {"model", model_name},
+          {"model", fmt::format("{}", fmt::join(models_of(runs), ", "))},
           {"runs", prompts},
           {"means", rows}};
 }
