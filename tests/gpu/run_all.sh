@@ -3,7 +3,7 @@
 # one JSON: the device, the versions, each test's verdict, each benchmark's figures. Fails if a test fails or
 # was skipped: skipped means that nothing ran on a device.
 # LibTorch is KVSCOPE_TORCH_DIR, else the torch of `python3`, else the wheel that ./run build fetches; it must be one
-# whose libtorch_cuda.so finds its libraries.
+# whose libtorch_cuda.so finds its libraries. The Jinja engine is KVSCOPE_JINJA_DIR, else what ./run build fetches to .deps/jinja.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=$(realpath -m "${1:-gpu.json}")
@@ -13,7 +13,7 @@ command -v nvidia-smi >/dev/null || { echo "run_all.sh: no nvidia-smi: this mach
 torch=${KVSCOPE_TORCH_DIR:-$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))' 2>/dev/null || true)}
 torch=${torch:-$PWD/.deps/libtorch/torch}
 
-cmake --preset cuda -DKVSCOPE_TORCH_DIR="$torch" -DKVSCOPE_VIEWER=OFF -DKVSCOPE_BENCHMARKS=ON >&2
+cmake --preset cuda -DKVSCOPE_TORCH_DIR="$torch" -DKVSCOPE_JINJA_DIR="${KVSCOPE_JINJA_DIR:-$PWD/.deps/jinja}" -DKVSCOPE_VIEWER=OFF -DKVSCOPE_BENCHMARKS=ON >&2
 cmake --build "$build" --parallel "${KVSCOPE_JOBS:-$(nproc)}" --target "${targets[@]}" kvscope_cuda >&2
 
 failed=0
