@@ -270,6 +270,7 @@ void check_same_model(const ModelFile& model, const CaptureReader& capture,
                 fmt::format("the capture is of another model ('{}')", capture.index().model_name),
                 capture.index().path,
                 "capture with this model, or name the model it was made with");
+  require_all_heads(capture.index());
   KVSCOPE_CHECK(ours.query_heads == theirs.query_heads && ours.kv_heads == theirs.kv_heads &&
                     ours.head_dim == theirs.head_dim && ours.hidden_dim == theirs.hidden_dim,
                 ErrorCode::usage, "the capture has other heads than the model",

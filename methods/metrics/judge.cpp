@@ -60,13 +60,13 @@ Population choose_population(const CaptureReader& capture, int cut_tokens,
                              const MetricsOptions& options) {
   const CaptureIndex& index = capture.index();
   Population population;
-  if (options.queries == MetricsOptions::Queries::none ||
+  if (options.queries == MetricsOptions::Queries::none || !index.all_heads() ||
       !capture.has(layer_dataset(index.layers.front(), "keys"))) {
     return population;
   }
   const std::vector<std::int64_t> steps = capture.shape("steps/queries");
   if (options.queries == MetricsOptions::Queries::decode_or_last && !steps.empty() &&
-      steps[0] > 0) {
+      steps[0] > 0 && index.every_step()) {
     population.decode = true;
     population.first = index.prompt_tokens;
     population.count = static_cast<int>(steps[0]);

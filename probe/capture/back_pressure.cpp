@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kvscope/core/hook_point.h"
 #include "kvscope/core/log.h"
 
 namespace kvscope::detail {
@@ -16,7 +17,8 @@ constexpr std::int64_t relaxing_steps = 8;
 }  // namespace
 
 WriteClass class_of(const std::string& dataset) {
-  if (dataset.starts_with("layers/")) {
+  if (dataset.starts_with("layers/") || dataset == "snapshots/keys" ||
+      dataset == "snapshots/values") {
     return WriteClass::bulk;
   }
   if (!dataset.starts_with("steps/")) {
@@ -26,7 +28,10 @@ WriteClass class_of(const std::string& dataset) {
   if (name == "token" || name.ends_with("_ns")) {
     return WriteClass::fact;
   }
-  const bool bulk = name == "queries" || name == "keys" || name == "values";
+  bool bulk = name == "attention_row";
+  for (int index = 0; index < hook_points; ++index) {
+    bulk = bulk || name == hook_name(static_cast<HookPoint>(index));
+  }
   return bulk ? WriteClass::bulk : WriteClass::series;
 }
 

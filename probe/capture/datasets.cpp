@@ -3,10 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
+#include "hook_datasets.h"
 #include "kvscope/capture/request.h"
 #include "kvscope/core/error.h"
 #include "map_reductions.h"
+#include "segments.h"
+#include "snapshots.h"
 
 namespace kvscope {
 namespace {
@@ -27,8 +31,11 @@ class SpecList {
   SpecList(const CaptureRequest& request, const ModelShape& shape, int prompt_tokens,
            ElementType cache_type)
       : request_(request), shape_(shape), tokens_(prompt_tokens), cache_type_(cache_type) {
-    layers_ = static_cast<std::int64_t>(
-        request.layers.empty() ? static_cast<std::size_t>(shape.layers) : request.layers.size());
+    const CaptureChoice choice = choose(request, shape, prompt_tokens);
+    layers_ = std::ssize(choice.layers);
+    query_heads_ = std::ssize(choice.query_heads);
+    kv_heads_ = std::ssize(choice.kv_heads);
+    steps_ = std::ssize(choice.steps.decode);
   }
 
   std::vector<DatasetSpec> build() {
@@ -38,7 +45,7 @@ class SpecList {
     if (request_.profile != Profile::window) {
       columns();
     }
-    plane("self_check", {layers_, shape_.query_heads}, "1",
+    plane("self_check", {layers_, query_heads_}, "1",
           "residual of the built-in check: attention sums against the number of queries",
           "|sum_j attention_sum_j - queries| / queries", {"layer", "query_head"})
         .queries =
@@ -74,8 +81,8 @@ class SpecList {
   /// A plane per query head over prompt tokens.
   DatasetSpec& query_plane(const std::string& name, const char* units, const std::string& long_name,
                            const char* formula, const std::string& queries) {
-    DatasetSpec& spec = plane(name, {layers_, shape_.query_heads, tokens_}, units, long_name,
-                              formula, {"layer", "query_head", "token"});
+    DatasetSpec& spec = plane(name, {layers_, query_heads_, tokens_}, units, long_name, formula,
+                              {"layer", "query_head", "token"});
     spec.queries = queries;
     return spec;
   }
@@ -86,7 +93,7 @@ class SpecList {
 
   void norms() {
     const std::vector<std::string> labels = {"layer", "kv_head", "token"};
-    const std::vector<std::int64_t> extent = {layers_, shape_.kv_heads, tokens_};
+    const std::vector<std::int64_t> extent = {layers_, kv_heads_, tokens_};
     plane("key_norm", extent, "1", "L2 norm of the key", "sqrt(sum_c k_jc^2)", labels).queries =
         "none";
     plane("value_norm", extent, "1", "L2 norm of the value", "sqrt(sum_c v_jc^2)", labels).queries =
@@ -133,6 +140,11 @@ class SpecList {
                                          "-sum_j p_ij log p_ij", "all prompt queries");
       entropy.labels = {"layer", "query_head", "query"};
     }
+    if (request_.head_output_norm) {
+      query_plane("head_output_norm", "1", "L2 norm of the head's output through W_O",
+                  "||z_i W_O^h||_2", "all prompt queries")
+          .labels = {"layer", "query_head", "query"};
+    }
   }
 
   void columns() {
@@ -151,8 +163,7 @@ class SpecList {
   /// What is kept of whole maps.
   void maps() {
     if (request_.top_keys > 0) {
-      const std::vector<std::int64_t> extent = {layers_, shape_.query_heads, tokens_,
-                                                request_.top_keys};
+      const std::vector<std::int64_t> extent = {layers_, query_heads_, tokens_, request_.top_keys};
       const std::vector<std::string> labels = {"layer", "query_head", "query", "rank"};
       DatasetSpec& keys = plane("top_key", extent, "token", "most attended tokens, descending",
                                 "argsort_j -p_ij, equal: lower j first", labels);
@@ -166,11 +177,20 @@ class SpecList {
       values.chunk = {1, 1, 2048, request_.top_keys};
       values.queries = "all prompt queries";
     }
+    if (request_.received_by_segment) {
+      DatasetSpec& received = plane(
+          "received_by_segment", {layers_, query_heads_, tokens_, detail::segment_columns},
+          "attention",
+          "attention given to template, context, question, generated tokens, and to the first 4",
+          "sum_{j in segment} p_ij", {"layer", "query_head", "query", "segment"});
+      received.chunk = {1, 1, 16384, detail::segment_columns};
+      received.queries = "all prompt queries";
+    }
     for (const int side : detail::MapReductions::levels(request_.pooled_block, tokens_)) {
       const std::int64_t blocks = (tokens_ + side - 1) / side;
       for (const bool sum : {true, false}) {
         DatasetSpec& pooled = plane(fmt::format("pooled/{}/{}", side, sum ? "sum" : "max"),
-                                    {layers_, shape_.query_heads, blocks, blocks}, "attention",
+                                    {layers_, query_heads_, blocks, blocks}, "attention",
                                     fmt::format("{} of the attention map over blocks of {} x {}",
                                                 sum ? "sums" : "maxima", side, side),
                                     sum ? "sum_{i in I, j in J} p_ij" : "max_{i in I, j in J} p_ij",
@@ -209,7 +229,7 @@ class SpecList {
     const std::int64_t dim = shape_.head_dim;
     if (request_.attention_maps) {
       DatasetSpec& map =
-          tensor(layer, "attention", {shape_.query_heads, tokens_, tokens_}, ElementType::f2,
+          tensor(layer, "attention", {query_heads_, tokens_, tokens_}, ElementType::f2,
                  "attention, rows are queries", "p_ij = exp(s_ij - lse_i), 0 where j > i",
                  {"query_head", "query", "token"});
       map.units = "attention";
@@ -220,7 +240,7 @@ class SpecList {
       return;
     }
     const std::vector<std::string> kv_labels = {"kv_head", "token", "channel"};
-    const std::vector<std::int64_t> kv_extent = {shape_.kv_heads, tokens_, dim};
+    const std::vector<std::int64_t> kv_extent = {kv_heads_, tokens_, dim};
     tensor(layer, "keys", kv_extent, cache_type_, "keys after RoPE", "k_j = RoPE_j(W_K x_j)",
            kv_labels);
     tensor(layer, "keys_pre_rope", kv_extent, cache_type_, "keys before RoPE", "W_K x_j",
@@ -229,13 +249,13 @@ class SpecList {
     const std::int64_t queries = request_.profile == Profile::full
                                      ? tokens_
                                      : std::min<std::int64_t>(tokens_, request_.stored_queries);
-    DatasetSpec& stored = tensor(layer, "queries", {shape_.query_heads, queries, dim}, cache_type_,
+    DatasetSpec& stored = tensor(layer, "queries", {query_heads_, queries, dim}, cache_type_,
                                  "queries after RoPE, not scaled", "q_i = RoPE_i(W_Q x_i)",
                                  {"query_head", "query", "channel"});
     stored.queries =
         queries == tokens_ ? "all prompt queries" : fmt::format("last {} prompt queries", queries);
     stored.numbers = {{"first_query", tokens_ - queries}};
-    tensor(layer, "output_factor", {shape_.query_heads, dim, dim}, ElementType::f4,
+    tensor(layer, "output_factor", {query_heads_, dim, dim}, ElementType::f4,
            "factor of the output projection that keeps norms",
            "L_h of W_O^h = L_h U_h, U_h U_h^T = 1", {"query_head", "channel", "channel"});
   }
@@ -246,13 +266,13 @@ class SpecList {
     spec.path = std::string("steps/") + name;
     spec.type = type;
     spec.shape = std::move(extent);
-    spec.shape.insert(spec.shape.begin(), request_.new_tokens);
+    spec.shape.insert(spec.shape.begin(), steps_);
     spec.chunk = spec.shape;
     spec.chunk[0] = spec.shape.size() == 1 ? 4096 : spec.shape.size() == 2 ? 64 : 32;
     if (spec.shape.size() == 4) {
       spec.chunk = {8, 1, spec.shape[2], spec.shape[3]};
     }
-    spec.chunk[0] = std::min<std::int64_t>(spec.chunk[0], std::max(request_.new_tokens, 1));
+    spec.chunk[0] = std::min<std::int64_t>(spec.chunk[0], std::max<std::int64_t>(steps_, 1));
     spec.units = units;
     spec.long_name = long_name;
     spec.formula = formula;
@@ -265,38 +285,59 @@ class SpecList {
   }
 
   void steps() {
-    const std::int64_t query_heads = shape_.query_heads;
     const std::int64_t dim = shape_.head_dim;
     step("token", {}, ElementType::i4, "token id", "token fed at this step", "x_s", {});
     step("time_ns", {}, ElementType::i8, "ns", "time since the first step, at its end", "t_s", {});
     step("stall_ns", {}, ElementType::i8, "ns", "time this step waited for the writer",
          "sum of waits", {});
     const std::vector<std::string> heads = {"layer", "query_head"};
-    const std::vector<std::int64_t> head_extent = {layers_, query_heads};
+    const std::vector<std::int64_t> head_extent = {layers_, query_heads_};
     step("entropy", head_extent, ElementType::f4, "nats", "entropy of the step's attention",
          "-sum_j p_j log p_j", heads);
     step("lse", head_extent, ElementType::f4, "nats", "log-sum-exp of the step's logits",
          "log sum_j exp(s_j)", heads);
     step("sink_mass", head_extent, ElementType::f4, "attention", "attention on the first 4 tokens",
          "sum_{j < 4} p_j", heads);
+    if (request_.head_output_norm) {
+      step("head_output_norm", head_extent, ElementType::f4, "1",
+           "L2 norm of the head's output through W_O", "||z W_O^h||_2", heads);
+    }
+    if (request_.evicted_mass) {
+      step("evicted_mass", head_extent, ElementType::f4, "attention",
+           "attention that tokens without a slot would have taken, had their keys stayed",
+           "sum_{j lost} exp(s_j) / sum_{j lost or slot} exp(s_j)", heads);
+    }
+    if (request_.received_by_segment) {
+      step("received_by_segment", {layers_, query_heads_, detail::segment_columns}, ElementType::f4,
+           "attention",
+           "attention given to template, context, question, generated tokens, and to the first 4",
+           "sum_{j in segment} p_j", {"layer", "query_head", "segment"});
+    }
+    if (request_.attention_row) {
+      const std::int64_t planned = tokens_ + request_.new_tokens;
+      step("attention_row", {layers_, query_heads_, planned}, ElementType::f2, "attention",
+           "attention to every token seen, 0 where a token holds no slot", "p_j",
+           {"layer", "query_head", "token"});
+      specs_.back().chunk = {1, 1, 8, 16384};
+    }
     const std::vector<std::string> ranks = {"layer", "query_head", "rank"};
-    const std::vector<std::int64_t> top = {layers_, query_heads, detail::decode_top_keys};
+    const std::vector<std::int64_t> top = {layers_, query_heads_, detail::decode_top_keys};
     step("top_key", top, ElementType::i4, "token", "most attended tokens, descending",
          "argsort_j -p_j, equal: lower j first", ranks);
     step("top_probability", top, ElementType::f2, "attention",
          "attention of the most attended tokens", "p_j of top_key", ranks);
-    step("cache_slots", {layers_, shape_.kv_heads}, ElementType::i4, "slots", "live slots",
+    step("cache_slots", {layers_, kv_heads_}, ElementType::i4, "slots", "live slots",
          "slots of the KV head", {"layer", "kv_head"});
     step("logit_token", {detail::decode_top_logits}, ElementType::i4, "token id",
          "most probable next tokens, descending", "argsort -logits", {"rank"});
     step("logit_logprob", {detail::decode_top_logits}, ElementType::f4, "nats",
          "log probability of the most probable next tokens", "log softmax(logits)", {"rank"});
     if (stores_tensors()) {
-      step("queries", {layers_, query_heads, dim}, cache_type_, "1",
+      step("queries", {layers_, query_heads_, dim}, cache_type_, "1",
            "queries after RoPE, not scaled", "RoPE(W_Q x)", {"layer", "query_head", "channel"});
-      step("keys", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "keys after RoPE",
-           "RoPE(W_K x)", {"layer", "kv_head", "channel"});
-      step("values", {layers_, shape_.kv_heads, dim}, cache_type_, "1", "values", "W_V x",
+      step("keys", {layers_, kv_heads_, dim}, cache_type_, "1", "keys after RoPE", "RoPE(W_K x)",
+           {"layer", "kv_head", "channel"});
+      step("values", {layers_, kv_heads_, dim}, cache_type_, "1", "values", "W_V x",
            {"layer", "kv_head", "channel"});
     }
   }
@@ -306,6 +347,9 @@ class SpecList {
   int tokens_;
   ElementType cache_type_;
   std::int64_t layers_ = 0;
+  std::int64_t query_heads_ = 0;
+  std::int64_t kv_heads_ = 0;
+  std::int64_t steps_ = 0;
   std::vector<DatasetSpec> specs_;
 };
 
@@ -321,7 +365,13 @@ std::vector<DatasetSpec> capture_datasets(const CaptureRequest& request, const M
   KVSCOPE_CHECK(std::is_sorted(request.windows.begin(), request.windows.end()) &&
                     (request.windows.empty() || request.windows.front() > 0),
                 ErrorCode::usage, "observation windows must be positive and ascend", "--window");
-  return SpecList(request, shape, prompt_tokens, cache_type).build();
+  std::vector<DatasetSpec> specs = SpecList(request, shape, prompt_tokens, cache_type).build();
+  for (const auto& more : {detail::hook_datasets, detail::snapshot_datasets}) {
+    for (DatasetSpec& spec : more(request, shape, prompt_tokens, cache_type)) {
+      specs.push_back(std::move(spec));
+    }
+  }
+  return specs;
 }
 
 }  // namespace kvscope

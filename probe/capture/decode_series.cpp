@@ -1,19 +1,18 @@
 #include "decode_series.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
-#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
 
+#include "chosen_rows.h"
 #include "datasets.h"
-#include "kvscope/core/error.h"
-#include "kvscope/kernels/attention_stats.h"
+#include "kvscope/kernels/projected_norms.h"
+#include "segments.h"
 
 namespace kvscope::detail {
 namespace {
@@ -33,9 +32,30 @@ std::vector<std::int32_t> largest(const float* values, std::int64_t size, int co
 
 }  // namespace
 
+TopLogits top_logits(const at::Tensor& logits) {
+  const at::Tensor log_probability =
+      at::log_softmax(logits.to(at::kCPU, at::kFloat), 0).contiguous();
+  const float* values = log_probability.const_data_ptr<float>();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  TopLogits top{at::full({decode_top_logits}, -1, at::kInt),
+                at::full({decode_top_logits}, nan, at::kFloat)};
+  int rank = 0;
+  for (const std::int32_t id : largest(values, log_probability.numel(), decode_top_logits)) {
+    top.token.mutable_data_ptr<std::int32_t>()[rank] = id;
+    top.log_probability.mutable_data_ptr<float>()[rank++] = values[id];
+  }
+  return top;
+}
+
 DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& index,
-                           WriterThread& thread)
-    : request_(request), index_(index), thread_(thread) {
+                           const CaptureChoice& choice, WriterThread& thread,
+                           std::function<at::Tensor(int layer)> output_factor, at::Tensor segments)
+    : request_(request),
+      index_(index),
+      choice_(choice),
+      thread_(thread),
+      output_factor_(std::move(output_factor)),
+      segments_(std::move(segments)) {
   const auto layers = static_cast<std::int64_t>(request.layers.size());
   const ModelShape& shape = index.shape;
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -45,6 +65,9 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
   entropy_ = plane(1).squeeze(2);
   lse_ = plane(1).squeeze(2);
   sink_mass_ = plane(1).squeeze(2);
+  head_output_norm_ = plane(1).squeeze(2);
+  evicted_mass_ = plane(1).squeeze(2);
+  by_segment_ = plane(segment_columns);
   top_probability_ = plane(decode_top_keys);
   queries_ = plane(shape.head_dim);
   top_key_ = at::full({layers, shape.query_heads, decode_top_keys}, -1, at::kInt);
@@ -53,45 +76,12 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
   values_ = keys_.clone();
 }
 
-void DecodeSeries::see_tokens(int row, const LayerRecord& record) {
-  AttentionStatsOptions options;
-  options.scale = index_.shape.attention_scale;
-  options.softcap = index_.shape.logit_softcap;
-  options.window = index_.shape.window_of(record.layer);
-  options.first_query = record.first_query;
-  options.columns = false;
-  const AttentionStats stats = attention_stats(record.queries, record.keys, record.lse, options);
-  entropy_[row].copy_(stats.entropy.select(1, 0));
-  lse_[row].copy_(stats.lse.select(1, 0));
-  const auto tokens = static_cast<int>(record.keys.size(1));
-  put_attention(row, stats.last_query, SlotTable::full(index_.shape.kv_heads, tokens));
-}
-
-/// Entropy as if a merged slot were as many equal tokens.
-void DecodeSeries::see_slots(int row, const LayerRecord& record) {
-  const SlotTable& slots = record.slots;
-  const at::Tensor attention = record.attention.to(at::kCPU, at::kFloat).contiguous();
-  for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
-    const float* p = attention.const_data_ptr<float>() + query_head * attention.size(1);
-    const std::size_t first = slots.cell(index_.shape.kv_head_of(query_head), 0);
-    double entropy = 0;
-    for (int slot = 0; slot < slots.slots; ++slot) {
-      const auto mass = static_cast<double>(p[slot]);
-      const auto count =
-          static_cast<double>(slots.multiplicity[first + static_cast<std::size_t>(slot)]);
-      entropy -= mass > 0 && count > 0 ? mass * std::log(mass / count) : 0;
-    }
-    entropy_[row][query_head].fill_(entropy);
-  }
-  lse_[row].copy_(record.lse.select(1, record.lse.size(1) - 1));
-  put_attention(row, attention, slots);
-}
-
-void DecodeSeries::put_attention(int row, const at::Tensor& masses, const SlotTable& slots) {
-  const at::Tensor attention = masses.to(at::kCPU, at::kFloat).contiguous();
+void DecodeSeries::put_attention(int row, const StepAttention& attention) {
+  const SlotTable& slots = attention.slots;
   for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
     const int kv_head = index_.shape.kv_head_of(query_head);
-    const float* values = attention.const_data_ptr<float>() + query_head * attention.size(1);
+    const float* values =
+        attention.masses.const_data_ptr<float>() + query_head * attention.masses.size(1);
     const std::int32_t* token = slots.token.data() + slots.cell(kv_head, 0);
     const int length = slots.length[static_cast<std::size_t>(kv_head)];
     double sinks = 0;
@@ -110,65 +100,99 @@ void DecodeSeries::put_attention(int row, const at::Tensor& masses, const SlotTa
   }
 }
 
-void DecodeSeries::add_layer(int step, int row, const LayerRecord& record) {
-  KVSCOPE_CHECK(row >= 0 && step >= 1 && step <= request_.new_tokens, ErrorCode::failed,
-                "a decode step that the capture was not planned for", "recorder",
-                "plan more with --new-tokens");
-  const bool cut = record.slots.slots > 0;
-  if (cut) {
-    see_slots(row, record);
-  } else {
-    see_tokens(row, record);
+at::Tensor DecodeSeries::by_token(const StepAttention& attention, int tokens) const {
+  const SlotTable& slots = attention.slots;
+  at::Tensor rows = at::zeros({index_.shape.query_heads, tokens}, at::kFloat);
+  for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
+    const int kv_head = index_.shape.kv_head_of(query_head);
+    const float* mass =
+        attention.masses.const_data_ptr<float>() + query_head * attention.masses.size(1);
+    float* row = rows.mutable_data_ptr<float>() + static_cast<std::int64_t>(query_head) * tokens;
+    for (int slot = 0; slot < slots.length[static_cast<std::size_t>(kv_head)]; ++slot) {
+      row[slots.token[slots.cell(kv_head, slot)]] = mass[slot];
+    }
+  }
+  return rows;
+}
+
+void DecodeSeries::add_layer(int series_row, int row, const LayerRecord& record,
+                             const StepAttention& attention) {
+  entropy_[row].copy_(attention.entropy);
+  lse_[row].copy_(attention.lse);
+  put_attention(row, attention);
+  const int seen = record.first_query + 1;
+  if (request_.attention_row || segments_.defined()) {
+    const at::Tensor rows = by_token(attention, seen);
+    if (request_.attention_row) {
+      const at::Tensor chosen = chosen_rows(rows, 0, choice_.query_heads);
+      thread_.put("steps/attention_row", {series_row, row, 0, 0}, {1, 1, chosen.size(0), seen},
+                  chosen);
+    }
+    if (segments_.defined()) {
+      by_segment_[row].copy_(rows.mm(segments_.narrow(0, 0, seen)));
+    }
+  }
+  if (request_.head_output_norm) {
+    const at::Tensor factor = output_factor_(record.layer).to(at::kCPU, at::kFloat);
+    const at::Tensor newest = record.output.narrow(1, record.output.size(1) - 1, 1);
+    head_output_norm_[row].copy_(
+        projected_norms(newest.to(at::kCPU, at::kFloat).contiguous(), factor, 2).select(1, 0));
   }
   queries_[row].copy_(record.queries.select(1, 0));
   for (int kv_head = 0; kv_head < index_.shape.kv_heads; ++kv_head) {
-    const std::int64_t length =
-        cut ? record.slots.length[static_cast<std::size_t>(kv_head)] : record.keys.size(1);
+    const std::int64_t length = record.slots.slots > 0
+                                    ? record.slots.length[static_cast<std::size_t>(kv_head)]
+                                    : record.keys.size(1);
     slots_[row][kv_head].fill_(length);
     keys_[row][kv_head].copy_(record.keys[kv_head][length - 1]);
     values_[row][kv_head].copy_(record.values[kv_head][length - 1]);
   }
 }
 
-void DecodeSeries::put(const char* name, int step, const at::Tensor& values) {
+void DecodeSeries::put(const char* name, int series_row, const at::Tensor& values) {
   std::vector<std::int64_t> offset(static_cast<std::size_t>(values.dim()) + 1, 0);
   std::vector<std::int64_t> count = values.sizes().vec();
-  offset[0] = step - 1;
+  offset[0] = series_row;
   count.insert(count.begin(), 1);
   thread_.put(std::string("steps/") + name, std::move(offset), std::move(count), values.clone());
 }
 
-void DecodeSeries::add_step(int step, std::int32_t token, const at::Tensor& logits) {
-  put("entropy", step, entropy_);
-  put("lse", step, lse_);
-  put("sink_mass", step, sink_mass_);
-  put("top_key", step, top_key_);
-  put("top_probability", step, top_probability_);
-  put("cache_slots", step, slots_);
+void DecodeSeries::add_step(int series_row, std::int32_t token, const at::Tensor& logits) {
+  const auto put_query_heads = [&](const char* name, const at::Tensor& values) {
+    put(name, series_row, chosen_rows(values, 1, choice_.query_heads));
+  };
+  const auto put_kv_heads = [&](const char* name, const at::Tensor& values) {
+    put(name, series_row, chosen_rows(values, 1, choice_.kv_heads));
+  };
+  put_query_heads("entropy", entropy_);
+  put_query_heads("lse", lse_);
+  put_query_heads("sink_mass", sink_mass_);
+  if (request_.head_output_norm) {
+    put_query_heads("head_output_norm", head_output_norm_);
+  }
+  if (request_.evicted_mass) {
+    put_query_heads("evicted_mass", evicted_mass_);
+  }
+  if (segments_.defined()) {
+    put_query_heads("received_by_segment", by_segment_);
+  }
+  put_query_heads("top_key", top_key_);
+  put_query_heads("top_probability", top_probability_);
+  put_kv_heads("cache_slots", slots_);
   if (request_.profile == Profile::qkv || request_.profile == Profile::full) {
-    put("queries", step, queries_);
-    put("keys", step, keys_);
-    put("values", step, values_);
+    put_query_heads("queries", queries_);
+    put_kv_heads("keys", keys_);
+    put_kv_heads("values", values_);
   }
-  const at::Tensor log_probability =
-      at::log_softmax(logits.to(at::kCPU, at::kFloat), 0).contiguous();
-  const float* values = log_probability.const_data_ptr<float>();
-  at::Tensor ids = at::full({decode_top_logits}, -1, at::kInt);
-  at::Tensor top =
-      at::full({decode_top_logits}, std::numeric_limits<float>::quiet_NaN(), at::kFloat);
-  int rank = 0;
-  for (const std::int32_t id : largest(values, log_probability.numel(), decode_top_logits)) {
-    ids.mutable_data_ptr<std::int32_t>()[rank] = id;
-    top.mutable_data_ptr<float>()[rank++] = values[id];
-  }
-  put("logit_token", step, ids);
-  put("logit_logprob", step, top);
-  put("token", step, at::full({}, token, at::kInt));
+  const TopLogits top = top_logits(logits);
+  put("logit_token", series_row, top.token);
+  put("logit_logprob", series_row, top.log_probability);
+  put("token", series_row, at::full({}, token, at::kInt));
   const auto now = std::chrono::steady_clock::now();
-  put("time_ns", step,
+  put("time_ns", series_row,
       at::full({}, std::chrono::duration_cast<std::chrono::nanoseconds>(now - start_).count(),
                at::kLong));
-  put("stall_ns", step, at::full({}, thread_.stall_ns() - stall_before_, at::kLong));
+  put("stall_ns", series_row, at::full({}, thread_.stall_ns() - stall_before_, at::kLong));
   stall_before_ = thread_.stall_ns();
 }
 

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <numeric>
 
@@ -56,23 +57,29 @@ std::vector<int> MapReductions::levels(int block, int prompt_tokens) {
 }
 
 MapReductions::MapReductions(const ModelShape& shape, const CaptureRequest& request,
-                             int prompt_tokens)
-    : shape_(shape), top_keys_(request.top_keys), block_(request.pooled_block) {
+                             std::vector<int> query_heads, int prompt_tokens, at::Tensor segments)
+    : shape_(shape),
+      query_heads_(std::move(query_heads)),
+      top_keys_(request.top_keys),
+      block_(request.pooled_block),
+      segments_(std::move(segments)) {
   if (block_ > 0) {
     const std::int64_t blocks = (prompt_tokens + block_ - 1) / block_;
-    sum_ = at::zeros({shape.query_heads, blocks, blocks}, at::kFloat);
-    max_ = at::zeros({shape.query_heads, blocks, blocks}, at::kFloat);
+    sum_ = at::zeros({std::ssize(query_heads_), blocks, blocks}, at::kFloat);
+    max_ = at::zeros({std::ssize(query_heads_), blocks, blocks}, at::kFloat);
   }
 }
 
-void MapReductions::add(const LayerRecord& record, const at::Tensor& lse, const Top& top) {
+void MapReductions::add(const LayerRecord& record, const at::Tensor& lse, const Top& top,
+                        const BySegment& by_segment) {
   AttentionStatsOptions options;
   options.scale = shape_.attention_scale;
   options.softcap = shape_.logit_softcap;
   options.window = shape_.window_of(record.layer);
   const std::int64_t rows = record.queries.size(1);
   std::vector<std::int32_t> order;
-  for (int query_head = 0; query_head < shape_.query_heads; ++query_head) {
+  for (int head_row = 0; head_row < std::ssize(query_heads_); ++head_row) {
+    const int query_head = query_heads_[static_cast<std::size_t>(head_row)];
     for (std::int64_t first = 0; first < rows; first += rows_at_once) {
       const std::int64_t count = std::min(rows_at_once, rows - first);
       const int position = record.first_query + static_cast<int>(first);
@@ -84,7 +91,10 @@ void MapReductions::add(const LayerRecord& record, const at::Tensor& lse, const 
               .to(at::kCPU)
               .contiguous();
       if (block_ > 0) {
-        pool(tile, query_head, position);
+        pool(tile, head_row, position);
+      }
+      if (segments_.defined()) {
+        by_segment(head_row, position, tile.mm(segments_.narrow(0, 0, visible)));
       }
       if (top_keys_ > 0) {
         at::Tensor best = at::full({count, top_keys_}, -1, at::kInt);
@@ -95,13 +105,13 @@ void MapReductions::add(const LayerRecord& record, const at::Tensor& lse, const 
                      order, best.mutable_data_ptr<std::int32_t>() + row * top_keys_,
                      probability.mutable_data_ptr<float>() + row * top_keys_);
         }
-        top(query_head, position, best, probability);
+        top(head_row, position, best, probability);
       }
     }
   }
 }
 
-void MapReductions::pool(const at::Tensor& tile, int query_head, int first_query) {
+void MapReductions::pool(const at::Tensor& tile, int head_row, int first_query) {
   const std::int64_t keys = tile.size(1);
   const std::int64_t columns = (keys + block_ - 1) / block_;
   const at::Tensor grouped = at::constant_pad_nd(tile, {0, columns * block_ - keys}, 0)
@@ -112,8 +122,8 @@ void MapReductions::pool(const at::Tensor& tile, int query_head, int first_query
     const std::int64_t block_row = (first_query + row) / block_;
     const std::int64_t count =
         std::min<std::int64_t>((block_row + 1) * block_ - first_query - row, tile.size(0) - row);
-    at::Tensor sum = sum_[query_head][block_row].narrow(0, 0, columns);
-    at::Tensor max = max_[query_head][block_row].narrow(0, 0, columns);
+    at::Tensor sum = sum_[head_row][block_row].narrow(0, 0, columns);
+    at::Tensor max = max_[head_row][block_row].narrow(0, 0, columns);
     sum.add_(row_sum.narrow(0, row, count).sum(0));
     max.copy_(at::maximum(max, row_max.narrow(0, row, count).amax(0)));
     row += count;

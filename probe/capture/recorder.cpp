@@ -1,31 +1,27 @@
 #include "kvscope/capture/recorder.h"
 
-#include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/sum.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <map>
+#include <optional>
+#include <utility>
 
-#include "datasets.h"
 #include "decode_series.h"
+#include "finite_check.h"
+#include "hook_series.h"
 #include "kvscope/core/error.h"
-#include "kvscope/core/log.h"
-#include "kvscope/kernels/projected_norms.h"
-#include "kvscope/storage/capture_reader.h"
-#include "map_reductions.h"
-#include "prefill_statistics.h"
+#include "lost_mass.h"
+#include "prompt_planes.h"
+#include "segments.h"
+#include "snapshots.h"
 #include "writer_thread.h"
 
 namespace kvscope {
 namespace {
 
-constexpr double largest_residual = 1e-3;
 /// A live capture is committed after this many decode steps, or after this much time.
 constexpr int commit_steps = 32;
 constexpr std::chrono::milliseconds commit_interval{100};
@@ -48,9 +44,14 @@ CaptureRequest with_all_layers(CaptureRequest request, const ModelShape& shape, 
   return request;
 }
 
-CaptureIndex index_of(CaptureIndex index, const CaptureRequest& request) {
+CaptureIndex index_of(CaptureIndex index, const CaptureRequest& request,
+                      const CaptureChoice& choice) {
   index.layers = request.layers;
   index.windows = request.windows;
+  index.query_heads = choice.query_heads;
+  index.kv_heads = choice.kv_heads;
+  index.step_numbers = choice.steps.decode;
+  index.hook_tokens = choice.hook_tokens;
   index.torch = TORCH_VERSION;
   return index;
 }
@@ -69,14 +70,22 @@ struct Recorder::Impl {
        const TokenTable& prompt, std::function<at::Tensor(int)> factor,
        std::function<at::Tensor(int)> weights)
       : request(with_all_layers(asked, header.shape, header.prompt_tokens)),
-        index(index_of(header, request)),
-        output_factor(std::move(factor)),
-        output_weights(std::move(weights)),
+        choice(choose(request, header.shape, header.prompt_tokens)),
+        index(index_of(header, request, choice)),
         writer(path, index, prompt,
                capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index)),
                {request.force, request.compress, request.live}),
         thread(writer, policy_of(request)),
-        decode(request, index, thread) {}
+        segments(request.received_by_segment ? detail::segment_indicator(prompt, index.tokens)
+                                             : at::Tensor()),
+        planes(request, index, choice, thread, finite, factor, std::move(weights), segments),
+        decode(request, index, choice, thread, factor, segments),
+        hooks(request, choice, thread),
+        snapshots(request, index, choice, thread) {
+    if (request.evicted_mass) {
+      lost.emplace(index);
+    }
+  }
 
   int row_of(int layer) const {
     const auto found = std::lower_bound(request.layers.begin(), request.layers.end(), layer);
@@ -84,182 +93,41 @@ struct Recorder::Impl {
                ? static_cast<int>(found - request.layers.begin())
                : -1;
   }
-  bool stores_tensors() const {
-    return request.profile == Profile::qkv || request.profile == Profile::full;
+  /// Row of /steps that holds a decode step; -1 if the step is not stored.
+  int series_row(int step) const {
+    const std::vector<int>& steps = choice.steps.decode;
+    const auto found = std::lower_bound(steps.begin(), steps.end(), step);
+    return found != steps.end() && *found == step ? static_cast<int>(found - steps.begin()) : -1;
   }
-  /// Writes [heads, columns] as columns first.. of one layer's plane.
-  void put_plane(const std::string& name, int row, const at::Tensor& values, int first = 0) {
-    thread.put("reduce/" + name, {row, 0, first}, {1, values.size(0), values.size(1)}, values);
+  /// Stored steps up to and including `step`.
+  int series_rows(int step) const {
+    const std::vector<int>& steps = choice.steps.decode;
+    return static_cast<int>(std::upper_bound(steps.begin(), steps.end(), step) - steps.begin());
   }
-  void put_norms(const LayerRecord& record, int row);
-  void put_windows(const detail::PrefillStatistics& statistics, int row);
-  void put_queries(const LayerRecord& record);
-  void reduce_maps(const LayerRecord& record, const at::Tensor& lse, int row);
-  void put_pooled(int layer, int row);
-  void put_maps(const LayerRecord& record, const at::Tensor& lse);
-  void finish_layer(const LayerRecord& record, const detail::PrefillStatistics& statistics,
-                    int row);
-  void check_layer(const at::Tensor& residual, int layer);
-  /// Remembers the first tensor that holds a NaN or an infinity: `what`, of a layer or of none
-  /// (-1).
-  void check_finite(const at::Tensor& values, const char* what, int layer, int step);
+  /// Marks the newest finished layer as whole: no hook point of it comes any more.
+  void close_layer() {
+    if (open_row >= 0) {
+      thread.then([row = open_row](CaptureWriter& file) { file.layer_done(row); });
+    }
+    open_row = -1;
+  }
 
   CaptureRequest request;
+  CaptureChoice choice;
   CaptureIndex index;
-  std::function<at::Tensor(int)> output_factor;
-  std::function<at::Tensor(int)> output_weights;
   CaptureWriter writer;
   detail::WriterThread thread;
+  detail::FiniteCheck finite;
+  at::Tensor segments;  ///< [planned tokens, segments], or undefined
+  detail::PromptPlanes planes;
   detail::DecodeSeries decode;
+  detail::HookSeries hooks;
+  detail::Snapshots snapshots;
+  std::optional<detail::LostMass> lost;
   std::chrono::steady_clock::time_point committed = std::chrono::steady_clock::now();
-  int steps = 0;
-  std::map<int, detail::MapReductions> open_maps;
-  std::map<int, detail::PrefillStatistics> open;  ///< layers between their first and last chunk
-  std::vector<int> failed_layers;
-  std::string nonfinite;  ///< where numbers first were not finite
+  int taken = 0;      ///< decode steps
+  int open_row = -1;  ///< layer whose prompt statistics are whole, but not yet its hook points
 };
-
-void Recorder::Impl::check_finite(const at::Tensor& values, const char* what, int layer, int step) {
-  if (!nonfinite.empty() || !values.defined() ||
-      std::isfinite(at::sum(values, at::kDouble).item<double>())) {
-    return;
-  }
-  nonfinite = fmt::format("{}{}, {}", layer < 0 ? "" : fmt::format("layer {}, ", layer), what,
-                          step == 0 ? "prefill" : fmt::format("step {}", step));
-  log_warning("numbers are not finite: " + nonfinite);
-}
-
-void Recorder::Impl::put_norms(const LayerRecord& record, int row) {
-  const at::Tensor keys = record.keys.to(at::kCPU, at::kFloat);
-  const at::Tensor values = record.values.to(at::kCPU, at::kFloat);
-  put_plane("key_norm", row, at::linalg_vector_norm(keys, 2, at::IntArrayRef{-1}));
-  const at::Tensor value_norm = at::linalg_vector_norm(values, 2, at::IntArrayRef{-1});
-  check_finite(value_norm, "values", record.layer, 0);
-  put_plane("value_norm", row, value_norm);
-  const at::Tensor factor = output_factor(record.layer).to(at::kCPU, at::kFloat);
-  put_plane("projected_value_norm", row, projected_norms(values, factor, 2));
-  if (!stores_tensors()) {
-    return;
-  }
-  put_plane("value_norm_l1", row, at::linalg_vector_norm(values, 1, at::IntArrayRef{-1}));
-  const at::Tensor weights = output_weights(record.layer).to(at::kCPU, at::kFloat);
-  put_plane("projected_value_norm_l1", row, projected_norms(values, weights, 1));
-  const auto dim = static_cast<std::int64_t>(index.shape.head_dim);
-  thread.put(layer_dataset(record.layer, "output_factor"), {0, 0, 0},
-             {index.shape.query_heads, dim, dim}, factor);
-}
-
-void Recorder::Impl::put_windows(const detail::PrefillStatistics& statistics, int row) {
-  for (std::size_t window = 0; window < request.windows.size(); ++window) {
-    const WindowStats& stats = statistics.windows[window];
-    const auto put = [&](const std::string& folder) {
-      put_plane(folder + "window_sum", row, stats.sum);
-      put_plane(folder + "window_sum_squares", row, stats.sum_squares);
-      put_plane(folder + "window_max", row, stats.max);
-    };
-    put(detail::window_folder(request.windows[window]));
-    if (window + 1 == request.windows.size()) {
-      put("");
-    }
-  }
-}
-
-void Recorder::Impl::put_queries(const LayerRecord& record) {
-  const std::int64_t rows = record.queries.size(1);
-  const std::int64_t first = std::max<std::int64_t>(index.first_query, record.first_query);
-  const std::int64_t count = record.first_query + rows - first;
-  if (count > 0) {
-    const at::Tensor newest = record.queries.narrow(1, rows - count, count).clone();
-    thread.put(layer_dataset(record.layer, "queries"), {0, first - index.first_query, 0},
-               {newest.size(0), count, newest.size(2)}, newest);
-  }
-  if (record.keys_pre_rope.defined()) {
-    const at::Tensor keys = record.keys_pre_rope.clone(at::MemoryFormat::Contiguous);
-    thread.put(layer_dataset(record.layer, "keys_pre_rope"), {0, record.first_query, 0},
-               {keys.size(0), rows, keys.size(2)}, keys);
-  }
-}
-
-void Recorder::Impl::reduce_maps(const LayerRecord& record, const at::Tensor& lse, int row) {
-  auto& maps =
-      open_maps.try_emplace(record.layer, index.shape, request, index.prompt_tokens).first->second;
-  maps.add(record, lse, [&](int head, int first, const at::Tensor& keys, const at::Tensor& values) {
-    const std::vector<std::int64_t> count = {1, 1, keys.size(0), keys.size(1)};
-    thread.put("reduce/top_key", {row, head, first, 0}, count, keys);
-    thread.put("reduce/top_probability", {row, head, first, 0}, count, values);
-  });
-}
-
-void Recorder::Impl::put_pooled(int layer, int row) {
-  const auto found = open_maps.find(layer);
-  if (found == open_maps.end()) {
-    return;
-  }
-  const std::vector<int> levels =
-      detail::MapReductions::levels(request.pooled_block, index.prompt_tokens);
-  for (std::size_t level = 0; level < levels.size(); ++level) {
-    const auto put = [&](const char* name, const at::Tensor& cells) {
-      thread.put(fmt::format("reduce/pooled/{}/{}", levels[level], name), {row, 0, 0, 0},
-                 {1, cells.size(0), cells.size(1), cells.size(2)}, cells);
-    };
-    put("sum", found->second.pooled_sum(static_cast<int>(level)));
-    put("max", found->second.pooled_max(static_cast<int>(level)));
-  }
-  open_maps.erase(found);
-}
-
-void Recorder::Impl::put_maps(const LayerRecord& record, const at::Tensor& lse) {
-  AttentionStatsOptions options;
-  options.scale = index.shape.attention_scale;
-  options.softcap = index.shape.logit_softcap;
-  options.window = index.shape.window_of(record.layer);
-  constexpr std::int64_t block = 512;
-  for (int query_head = 0; query_head < index.shape.query_heads; ++query_head) {
-    for (std::int64_t first = 0; first < record.queries.size(1); first += block) {
-      const std::int64_t count = std::min(block, record.queries.size(1) - first);
-      const int position = record.first_query + static_cast<int>(first);
-      const at::Tensor keys = record.keys[index.shape.kv_head_of(query_head)];
-      const at::Tensor tile =
-          attention_rectangle(record.queries[query_head].narrow(0, first, count), keys,
-                              lse[query_head].narrow(0, first, count), position, 0, options);
-      const std::int64_t later = index.prompt_tokens - keys.size(0);
-      thread.put(layer_dataset(record.layer, "attention"), {query_head, position, 0},
-                 {1, count, index.prompt_tokens}, at::constant_pad_nd(tile, {0, later}, 0));
-    }
-  }
-}
-
-void Recorder::Impl::check_layer(const at::Tensor& residual, int layer) {
-  const double worst = residual.max().item<double>();
-  if (!(worst <= largest_residual)) {
-    failed_layers.push_back(layer);
-    log_warning(
-        fmt::format("layer {}: attention sums miss the number of queries by {:.2g}", layer, worst));
-  }
-}
-
-void Recorder::Impl::finish_layer(const LayerRecord& record,
-                                  const detail::PrefillStatistics& statistics, int row) {
-  if (statistics.sum.defined()) {
-    put_plane("attention_sum", row, statistics.sum);
-    put_plane("attention_sum_squares", row, statistics.sum_squares);
-    put_plane("attention_max", row, statistics.max);
-  }
-  put_windows(statistics, row);
-  put_plane("last_query", row, statistics.last_query);
-  thread.put("reduce/self_check", {row, 0}, {1, statistics.self_check.size(0)},
-             statistics.self_check);
-  check_layer(statistics.self_check, record.layer);
-  put_norms(record, row);
-  put_pooled(record.layer, row);
-  if (stores_tensors()) {
-    const std::int64_t tokens = record.keys.size(1);
-    const std::vector<std::int64_t> extent = {record.keys.size(0), tokens, record.keys.size(2)};
-    thread.put(layer_dataset(record.layer, "keys"), {0, 0, 0}, extent, record.keys);
-    thread.put(layer_dataset(record.layer, "values"), {0, 0, 0}, extent, record.values);
-  }
-  thread.then([row](CaptureWriter& file) { file.layer_done(row); });
-}
 
 Recorder::Recorder(const std::string& path, const CaptureRequest& request,
                    const CaptureIndex& index, const TokenTable& prompt,
@@ -274,52 +142,98 @@ bool Recorder::wants(int layer) const {
   return impl_->row_of(layer) >= 0;
 }
 
+bool Recorder::wants_hooks(int step) const {
+  const Impl& impl = *impl_;
+  return !impl.request.hooks.empty() &&
+         (step == 0 ? impl.choice.steps.prompt : impl.series_row(step) >= 0);
+}
+
+bool Recorder::wants_logits(int step, int first_token, std::int64_t count) const {
+  const Impl& impl = *impl_;
+  return wants_hooks(step) && impl.hooks.wants(HookPoint::logits, step == 0) &&
+         (step > 0 || impl.hooks.wants_tokens(first_token, count));
+}
+
+void Recorder::hook(HookPoint point, int layer, int step, int first_token,
+                    const at::Tensor& tensor) {
+  Impl& impl = *impl_;
+  const int row = of_model(point) ? 0 : impl.row_of(layer);
+  if (row < 0 || !wants_hooks(step) || !impl.hooks.wants(point, step == 0)) {
+    return;
+  }
+  if (step == 0) {
+    impl.hooks.add_prompt(point, layer, first_token, tensor);
+  } else {
+    impl.hooks.add_step(point, row, tensor);
+  }
+}
+
 void Recorder::prefill_layer(const LayerRecord& record) {
   Impl& impl = *impl_;
   const int row = impl.row_of(record.layer);
   KVSCOPE_CHECK(row >= 0, ErrorCode::failed, fmt::format("layer {} is not recorded", record.layer),
                 "recorder");
-  const bool columns = impl.request.profile != Profile::window;
-  auto& statistics =
-      impl.open
-          .try_emplace(record.layer, impl.index.shape, record.layer, impl.request.windows, columns)
-          .first->second;
-  statistics.add(record, impl.index.prompt_tokens);
-  impl.check_finite(statistics.chunk_lse, "queries or keys", record.layer, 0);
-  impl.put_plane("lse", row, statistics.chunk_lse.clone(), record.first_query);
-  if (statistics.chunk_entropy.defined()) {
-    impl.put_plane("entropy", row, statistics.chunk_entropy, record.first_query);
-  }
-  if (impl.stores_tensors()) {
-    impl.put_queries(record);
-  }
-  if (impl.request.top_keys > 0 || impl.request.pooled_block > 0) {
-    impl.reduce_maps(record, statistics.chunk_lse, row);
-  }
-  if (impl.request.attention_maps) {
-    impl.put_maps(record, statistics.chunk_lse);
-  }
-  if (record.first_query + record.queries.size(1) == impl.index.prompt_tokens) {
-    impl.finish_layer(record, statistics, row);
-    impl.open.erase(record.layer);
+  impl.close_layer();
+  const auto end = [&](const LayerRecord& whole, const at::Tensor& attention_sum) {
+    impl.snapshots.add_prompt(row, whole, attention_sum);
+    if (impl.lost) {
+      impl.lost->add_prompt(row, whole.keys);
+    }
+  };
+  if (impl.planes.add(record, row, end)) {
+    impl.open_row = row;
+    if (impl.request.hooks.empty()) {
+      impl.close_layer();
+    }
   }
 }
 
 void Recorder::prefill_logits(const at::Tensor& logits) {
-  impl_->check_finite(logits, "logits", -1, 0);
+  Impl& impl = *impl_;
+  impl.close_layer();
+  impl.snapshots.end_step(0);
+  impl.finite.see(logits, "logits", -1, 0);
+  const detail::TopLogits top = detail::top_logits(logits);
+  impl.thread.put("model/logit_token", {0}, {top.token.size(0)}, top.token);
+  impl.thread.put("model/logit_logprob", {0}, {top.log_probability.size(0)}, top.log_probability);
 }
 
 void Recorder::decode_layer(int step, const LayerRecord& record) {
   // Values that are not finite show in the next layer, or in the logits.
-  impl_->check_finite(record.queries, "queries", record.layer, step);
-  impl_->decode.add_layer(step, impl_->row_of(record.layer), record);
+  impl_->finite.see(record.queries, "queries", record.layer, step);
+  KVSCOPE_CHECK(step >= 1 && step <= impl_->request.new_tokens, ErrorCode::failed,
+                "a decode step that the capture was not planned for", "recorder",
+                "plan more with --new-tokens");
+  Impl& impl = *impl_;
+  const int row = impl.row_of(record.layer);
+  const int series_row = impl.series_row(step);
+  at::Tensor lost;
+  if (impl.lost) {
+    lost = impl.lost->add_step(row, record);
+  }
+  if (series_row < 0 && !impl.snapshots.any()) {
+    return;
+  }
+  const detail::StepAttention attention = detail::step_attention(record, impl.index.shape);
+  impl.snapshots.add_step(step, row, record, attention);
+  if (series_row >= 0) {
+    impl.decode.add_layer(series_row, row, record, attention);
+    if (lost.defined()) {
+      impl.decode.set_evicted_mass(row, lost);
+    }
+  }
 }
 
 void Recorder::decode_step(int step, std::int32_t token, const std::string& piece,
                            const at::Tensor& logits) {
   Impl& impl = *impl_;
-  impl.check_finite(logits, "logits", -1, step);
-  impl.decode.add_step(step, token, logits);
+  impl.close_layer();
+  impl.finite.see(logits, "logits", -1, step);
+  if (const int row = impl.series_row(step); row >= 0) {
+    impl.decode.add_step(row, token, logits);
+    impl.hooks.end_step(row);
+  }
+  impl.snapshots.end_step(step);
   const int position = impl.index.prompt_tokens + step - 1;
   impl.thread.then([=](CaptureWriter& file) {
     file.append_token(token, position, piece);
@@ -327,12 +241,12 @@ void Recorder::decode_step(int step, std::int32_t token, const std::string& piec
       file.set_state(CaptureState::decode);
     }
   });
-  impl.steps = step;
+  impl.taken = step;
   const auto now = std::chrono::steady_clock::now();
   if (step % commit_steps == 0 || now - impl.committed >= commit_interval) {
     impl.committed = now;
     impl.thread.list_dropped();
-    impl.thread.then([step](CaptureWriter& file) { file.commit(step); });
+    impl.thread.then([rows = impl.series_rows(step)](CaptureWriter& file) { file.commit(rows); });
   }
 }
 
@@ -340,7 +254,8 @@ void Recorder::stop(CaptureState state, const std::string& message) noexcept {
   Impl& impl = *impl_;
   try {
     impl.thread.list_dropped();
-    impl.thread.then([steps = impl.steps](CaptureWriter& file) { file.commit(steps); });
+    impl.thread.then(
+        [rows = impl.series_rows(impl.taken)](CaptureWriter& file) { file.commit(rows); });
     impl.thread.drain();
   } catch (const std::exception&) {  // the writer failed: what was committed before is valid
   }
@@ -348,7 +263,7 @@ void Recorder::stop(CaptureState state, const std::string& message) noexcept {
 }
 
 const std::string& Recorder::first_nonfinite() const {
-  return impl_->nonfinite;
+  return impl_->finite.first();
 }
 
 std::int64_t Recorder::dropped_bytes() const {
@@ -357,16 +272,17 @@ std::int64_t Recorder::dropped_bytes() const {
 
 void Recorder::finish(int steps) {
   Impl& impl = *impl_;
+  impl.close_layer();
   impl.thread.list_dropped();
   impl.thread.drain();
-  if (!impl.failed_layers.empty() && !impl.writer.live()) {
+  if (!impl.planes.failed_layers().empty() && !impl.writer.live()) {
     impl.writer.set_attribute("reduce/self_check", "self_check_failed",
-                              fmt::format("{}", fmt::join(impl.failed_layers, ",")));
+                              fmt::format("{}", fmt::join(impl.planes.failed_layers(), ",")));
   }
-  if (!impl.nonfinite.empty() && !impl.writer.live()) {
-    impl.writer.set_attribute("reduce/lse", "nonfinite", impl.nonfinite);
+  if (!impl.finite.first().empty() && !impl.writer.live()) {
+    impl.writer.set_attribute("reduce/lse", "nonfinite", impl.finite.first());
   }
-  impl.writer.finish(steps);
+  impl.writer.finish(impl.series_rows(steps));
 }
 
 }  // namespace kvscope

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "datasets.h"
+#include "hook_datasets.h"
 #include "kvscope/core/error.h"
 
 namespace kvscope {
@@ -29,6 +31,33 @@ std::int64_t element_bytes(ElementType type) {
 
 }  // namespace
 
+CaptureChoice choose(const CaptureRequest& request, const ModelShape& shape, int prompt_tokens) {
+  CaptureChoice choice;
+  choice.layers = request.layers;
+  if (choice.layers.empty()) {
+    choice.layers = select_numbers("all", shape.layers, "--layers");
+  }
+  choice.query_heads = select_numbers(request.query_heads, shape.query_heads, "--query-heads");
+  choice.kv_heads = select_numbers(request.kv_heads, shape.kv_heads, "--kv-heads");
+  choice.steps = select_steps(request.steps, request.new_tokens);
+  const bool tensors = request.profile == Profile::qkv || request.profile == Profile::full;
+  for (const HookPoint point : request.hooks) {
+    KVSCOPE_CHECK(tensors || detail::stores_hook_rows(point), ErrorCode::usage,
+                  fmt::format("'{}' is what profile qkv stores", hook_name(point)), "--hooks",
+                  "add --profile qkv (--layers and the head flags make it smaller)");
+    if (choice.steps.prompt && detail::stores_hook_rows(point) && choice.hook_tokens.empty()) {
+      choice.hook_tokens = select_numbers(request.hook_tokens, prompt_tokens, "--hook-tokens");
+    }
+  }
+  if (request.snapshots != "none") {
+    choice.snapshots = select_numbers(request.snapshots, request.new_tokens + 1, "--snapshots");
+    KVSCOPE_CHECK(request.profile != Profile::window, ErrorCode::usage,
+                  "snapshots add up the attention of all queries", "--snapshots",
+                  "add --profile scores, qkv or full");
+  }
+  return choice;
+}
+
 CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shape,
                            int prompt_tokens, ElementType cache_type) {
   CapturePrice price;
@@ -43,16 +72,27 @@ CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shap
   price.disk_bytes += 40 * (tokens + request.new_tokens) + (std::int64_t{1} << 16);
   const std::int64_t plane = shape.query_heads * tokens * 4;
   const std::int64_t columns = request.profile == Profile::window ? 4 : 8;
-  price.memory_bytes = plane * (columns + 3 * static_cast<std::int64_t>(request.windows.size())) +
-                       tokens * (shape.query_heads + 3 * shape.kv_heads) * shape.head_dim * 4 +
-                       detail::queue_limit_bytes;
-  const double layers = static_cast<double>(
-      request.layers.empty() ? static_cast<std::size_t>(shape.layers) : request.layers.size());
+  if (!request.hooks.empty()) {  // the MLP works on all rows at once: gate, up and their product
+    price.memory_bytes += tokens * shape.hidden_dim * 4 * 12;
+  }
+  price.memory_bytes += plane * (columns + 3 * static_cast<std::int64_t>(request.windows.size())) +
+                        tokens * (shape.query_heads + 3 * shape.kv_heads) * shape.head_dim * 4 +
+                        detail::queue_limit_bytes;
+  const CaptureChoice choice = choose(request, shape, prompt_tokens);
+  const auto layers = static_cast<double>(choice.layers.size());
+  const std::int64_t planned = tokens + request.new_tokens;
+  if (request.evicted_mass) {
+    price.memory_bytes += std::ssize(choice.layers) * shape.kv_heads * planned * shape.head_dim * 4;
+  }
+  if (!choice.snapshots.empty()) {
+    price.memory_bytes += std::ssize(choice.layers) * shape.query_heads * planned * 4;
+  }
   const double window = request.windows.empty() ? 1 : request.windows.back();
   const double rows = request.profile == Profile::window ? window : static_cast<double>(tokens) / 2;
   price.extra_flop =
       layers * 2.0 * shape.query_heads * rows * static_cast<double>(tokens) * shape.head_dim;
-  if (request.attention_maps || request.top_keys > 0 || request.pooled_block > 0) {
+  if (request.attention_maps || request.top_keys > 0 || request.pooled_block > 0 ||
+      request.received_by_segment) {
     price.extra_flop += layers * 2.0 * shape.query_heads * static_cast<double>(tokens) / 2 *
                         static_cast<double>(tokens) * shape.head_dim;
     price.memory_bytes += 2 * 512 * tokens * 4;
@@ -61,12 +101,18 @@ CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shap
 }
 
 std::string request_json(const CaptureRequest& request) {
+  std::string hooks;
+  for (const HookPoint point : request.hooks) {
+    hooks += fmt::format("{}\"{}\"", hooks.empty() ? "" : ",", hook_name(point));
+  }
   return fmt::format(
-      R"({{"profile":"{}","windows":[{}],"layers":[{}],"stored_queries":{},"new_tokens":{},"attention_maps":{},"top_keys":{},"pooled_block":{},"compress":{},"never_drop":{},"drop_bulk":{},"live":{}}})",
+      R"({{"profile":"{}","windows":[{}],"layers":[{}],"query_heads":"{}","kv_heads":"{}","steps":"{}","hooks":[{}],"hook_tokens":"{}","head_output_norm":{},"received_by_segment":{},"attention_row":{},"evicted_mass":{},"snapshots":"{}","stored_queries":{},"new_tokens":{},"attention_maps":{},"top_keys":{},"pooled_block":{},"compress":{},"never_drop":{},"drop_bulk":{},"live":{}}})",
       profile_name(request.profile), fmt::join(request.windows, ","),
-      fmt::join(request.layers, ","), request.stored_queries, request.new_tokens,
-      request.attention_maps, request.top_keys, request.pooled_block, request.compress,
-      request.never_drop, request.drop_bulk, request.live);
+      fmt::join(request.layers, ","), request.query_heads, request.kv_heads, request.steps, hooks,
+      request.hook_tokens, request.head_output_norm, request.received_by_segment,
+      request.attention_row, request.evicted_mass, request.snapshots, request.stored_queries,
+      request.new_tokens, request.attention_maps, request.top_keys, request.pooled_block,
+      request.compress, request.never_drop, request.drop_bulk, request.live);
 }
 
 }  // namespace kvscope

@@ -30,4 +30,12 @@ Profile parse_profile(const std::string& text) {
       near.empty() ? "use window, scores, qkv or full" : fmt::format("did you mean '{}'?", near));
 }
 
+void require_all_heads(const CaptureIndex& index) {
+  KVSCOPE_CHECK(index.all_heads(), ErrorCode::missing_data,
+                fmt::format("the capture holds {} of {} query heads and {} of {} KV heads",
+                            index.stored_query_heads(), index.shape.query_heads,
+                            index.stored_kv_heads(), index.shape.kv_heads),
+                index.path, "capture again without --query-heads and --kv-heads");
+}
+
 }  // namespace kvscope

@@ -36,6 +36,7 @@ CaptureRun::CaptureRun(std::shared_ptr<const CaptureReader> reader, CutAfter cut
                        std::uint64_t seed)
     : reader_(std::move(reader)), seed_(seed) {
   const CaptureIndex& index = reader_->index();
+  require_all_heads(index);
   cut_ = cut_after == CutAfter::prompt ? index.prompt_tokens : index.context_tokens;
   KVSCOPE_CHECK(cut_after == CutAfter::prompt || index.context_tokens < index.prompt_tokens,
                 ErrorCode::usage, "the capture has no question after the context", index.path,
@@ -82,6 +83,7 @@ AttentionTile capture_tile(const CaptureReader& reader, int layer, int query_hea
   const CaptureIndex& index = reader.index();
   const ModelShape& shape = index.shape;
   const int row = captured_row(reader, layer);
+  require_all_heads(index);
   KVSCOPE_CHECK(
       query_head >= 0 && query_head < shape.query_heads && first_query >= 0 && queries >= 0 &&
           first_query + queries <= index.prompt_tokens && first_key >= 0 && keys >= 0 &&

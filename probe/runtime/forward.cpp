@@ -80,6 +80,7 @@ class Pass {
 
   /// `layer` always says where the pass stands.
   at::Tensor run(int& layer) {
+    show(HookPoint::embedding, model_.shape().layers, hidden_);
     for (layer = 0; layer < model_.shape().layers; ++layer) {
       KVSCOPE_CHECK(watch_.stop == nullptr || !watch_.stop->load(), ErrorCode::interrupted,
                     "the run was stopped", fmt::format("layer {}", layer),

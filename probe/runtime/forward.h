@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kvscope/runtime/hook_point.h"
+#include "kvscope/core/hook_point.h"
 #include "layer_state.h"
 #include "loaded_model.h"
 

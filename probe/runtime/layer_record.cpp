@@ -1,5 +1,7 @@
 #include "layer_record.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "attention_rows.h"
@@ -16,6 +18,7 @@ LayerRecord record_of(const LayerPass& pass, const LayerState& state, const Mode
   record.values = state.values().to(at::kFloat);
   record.keys_pre_rope = pass.keys_pre_rope;
   record.lse = pass.lse;
+  record.output = pass.output;
   if (!state.cut()) {
     return record;
   }
@@ -27,6 +30,39 @@ LayerRecord record_of(const LayerPass& pass, const LayerState& state, const Mode
     record.slots = std::move(slots);
   }
   return record;
+}
+
+std::function<void(HookPoint point, int layer, const at::Tensor& tensor)> pass_hook(
+    const LiveRunOptions& options, Recorder* recorder, int step, int first_token) {
+  const bool recorded = recorder != nullptr && recorder->wants_hooks(step);
+  if (!options.hook && !recorded) {
+    return nullptr;
+  }
+  return [&options, recorder, recorded, step, first_token](HookPoint point, int layer,
+                                                           const at::Tensor& tensor) {
+    if (options.hook) {
+      options.hook(point, layer, first_token, tensor);
+    }
+    if (recorded) {
+      recorder->hook(point, layer, step, first_token, tensor);
+    }
+  };
+}
+
+void record_logits(const LoadedModel& model, const at::Tensor& hidden, int step, int first_token,
+                   Recorder* recorder) {
+  if (recorder == nullptr || !recorder->wants_hooks(step)) {
+    return;
+  }
+  constexpr std::int64_t block = 32;
+  for (std::int64_t first = 0; first < hidden.size(0); first += block) {
+    const std::int64_t count = std::min(block, hidden.size(0) - first);
+    const int token = first_token + static_cast<int>(first);
+    if (recorder->wants_logits(step, token, count)) {
+      recorder->hook(HookPoint::logits, model.shape().layers, step, token,
+                     head_logits(model, hidden.narrow(0, first, count)));
+    }
+  }
 }
 
 }  // namespace kvscope::detail

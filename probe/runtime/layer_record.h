@@ -1,7 +1,10 @@
 #pragma once
 
+#include <functional>
+
 #include "forward.h"
 #include "kvscope/capture/recorder.h"
+#include "kvscope/runtime/live_run.h"
 
 namespace kvscope::detail {
 
@@ -9,5 +12,15 @@ namespace kvscope::detail {
 /// every token brings its slot table and the newest query's attention along.
 LayerRecord record_of(const LayerPass& pass, const LayerState& state, const ModelShape& shape,
                       int first_token);
+
+/// Shows the hook points of a pass to whoever asked for them: `options.hook`, and a recorder (or
+/// null) that stores points of this step. Both must outlive it; empty if nobody did.
+std::function<void(HookPoint point, int layer, const at::Tensor& tensor)> pass_hook(
+    const LiveRunOptions& options, Recorder* recorder, int step, int first_token);
+
+/// Hands a recorder the logits it asks for: of the final states `hidden` [rows, hidden_dim] of
+/// tokens first_token, ..., a block of rows at a time. Null: nobody asks.
+void record_logits(const LoadedModel& model, const at::Tensor& hidden, int step, int first_token,
+                   Recorder* recorder);
 
 }  // namespace kvscope::detail

@@ -75,7 +75,9 @@ class LiveRunOnModel final : public LiveRun {
   at::Tensor newest_logits(const at::Tensor& hidden) const;
   void watch_layer(const LayerPass& seen, const PassInput& input, const Use& use);
   void append_tokens(std::span<const std::int32_t> ids);
-  bool hooked() const { return static_cast<bool>(options_.hook); }
+  bool hooked(Recorder* recorder, int step) const {
+    return pass_hook(options_, recorder, step, seen_) != nullptr;
+  }
   void check_room(std::size_t more) const;
   void check_request(std::span<const std::int32_t> ids, const ForwardRequest& request) const;
   void drop_newest(std::size_t count);
@@ -172,13 +174,12 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
       options_.progress(seen_ + static_cast<int>(done), use.tokens_total, layer);
     };
   }
-  if (options_.hook) {
-    watch.hook = [&](HookPoint point, int layer, const at::Tensor& tensor) {
-      options_.hook(point, layer, input.first_token, tensor);
-    };
-  }
+  const int step = use.decode ? step_ + 1 : 0;
+  watch.hook = pass_hook(options_, use.recorder, step, input.first_token);
   try {
-    return run_pass(*model_, layers_, input, watch);
+    const at::Tensor hidden = run_pass(*model_, layers_, input, watch);
+    record_logits(*model_, hidden, step, input.first_token, use.recorder);
+    return hidden;
   } catch (...) {
     // Layers already seen have counted queries that are gone again.
     statistics_.assign(layers_.size(), {});
@@ -202,8 +203,9 @@ void LiveRunOnModel::prefill(bool statistics, Recorder* recorder) {
   while (seen_ < tokens_.prompt_tokens) {
     const std::vector<std::int32_t> ids = next_prompt_chunk();
     const std::vector<std::int32_t> positions = next_positions(ids.size());
-    const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens, hooked()},
-                                   {statistics, true, recorder, false, tokens_.prompt_tokens});
+    const at::Tensor hidden =
+        pass({ids, positions, seen_, tokens_.prompt_tokens, hooked(recorder, 0)},
+             {statistics, true, recorder, false, tokens_.prompt_tokens});
     append_tokens(ids);
     if (seen_ == tokens_.prompt_tokens) {
       logits_ = newest_logits(hidden);
@@ -221,8 +223,9 @@ void LiveRunOnModel::decode(std::int32_t token, Recorder* recorder) {
   const std::vector<std::int32_t> ids = {token};
   const std::vector<std::int32_t> positions = next_positions(1);
   const bool statistics = statistics_.front().sum.defined();
-  const at::Tensor hidden = pass({ids, positions, seen_, tokens_.prompt_tokens, hooked()},
-                                 {statistics, true, recorder, true, seen_ + 1});
+  const at::Tensor hidden =
+      pass({ids, positions, seen_, tokens_.prompt_tokens, hooked(recorder, step_ + 1)},
+           {statistics, true, recorder, true, seen_ + 1});
   append_tokens(ids);
   ++step_;
   logits_ = newest_logits(hidden);
@@ -271,7 +274,7 @@ void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
                 !in_prompt,
                 in_prompt ? tokens_.prompt_tokens : seen,
                 request.observe ? &observer : nullptr};
-  const bool all_rows = request.key_gradient || hooked();
+  const bool all_rows = request.key_gradient || hooked(nullptr, 0);
   const at::Tensor hidden =
       pass({token_ids, positions, seen_, tokens_.prompt_tokens, all_rows}, use);
   try {

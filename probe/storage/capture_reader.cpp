@@ -38,6 +38,10 @@ struct CaptureReader::Impl {
 
   const Handle& dataset(const std::string& name) const;
   void read_status();
+  /// True indices along an axis of at most `size`; empty if the file has no such axis.
+  std::vector<int> read_axis(const std::string& axis, int size) const;
+  void check_ascending(const std::vector<int>& numbers, int first, int end,
+                       const std::string& axis) const;
   void read_extents();
   void read_tokens();
   void read_dropped();
@@ -122,6 +126,36 @@ void CaptureReader::Impl::read_status() {
                 fmt::format("{} steps, {} planned", steps, index.tokens - index.prompt_tokens),
                 index.path + ", /axes/step", "capture again");
   index.steps = static_cast<int>(steps);
+  const std::vector<std::int32_t> numbers = h5::first_rows(file, "axes/step", steps);
+  index.step_numbers.assign(numbers.begin(), numbers.end());
+  check_ascending(index.step_numbers, 1, index.tokens - index.prompt_tokens + 1, "step");
+}
+
+void CaptureReader::Impl::check_ascending(const std::vector<int>& numbers, int first, int end,
+                                          const std::string& axis) const {
+  int next = first;
+  for (const int number : numbers) {
+    KVSCOPE_CHECK(number >= next && number < end, ErrorCode::corrupt_file,
+                  fmt::format("{} where {} to {} are possible", number, next, end - 1),
+                  fmt::format("{}, /axes/{}", index.path, axis));
+    next = number + 1;
+  }
+}
+
+std::vector<int> CaptureReader::Impl::read_axis(const std::string& axis, int size) const {
+  const std::string name = "axes/" + axis;
+  if (!h5::exists(file, name)) {
+    return {};
+  }
+  const Extent extent = h5::extent(h5::open_dataset(file, name), name);
+  KVSCOPE_CHECK(
+      extent.size() == 1 && extent[0] >= 1 && extent[0] <= size, ErrorCode::corrupt_file,
+      fmt::format("shape {} where at most {} are possible", h5::extent_text(extent), size),
+      fmt::format("{}, /{}", index.path, name));
+  const auto stored = h5::load<std::int32_t>(file, name, extent);
+  std::vector<int> numbers(stored.begin(), stored.end());
+  check_ascending(numbers, 0, size, axis);
+  return numbers;
 }
 
 void CaptureReader::Impl::read_extents() {
@@ -142,7 +176,8 @@ void CaptureReader::Impl::read_tokens() {
   };
   std::int64_t rows = rows_of("tokens/id");
   if (index.state != static_cast<int>(CaptureState::done)) {
-    rows = std::min<std::int64_t>(rows, index.prompt_tokens + index.steps);
+    const int newest = index.step_numbers.empty() ? 0 : index.step_numbers.back();
+    rows = std::min<std::int64_t>(rows, index.prompt_tokens + newest);
   }
   KVSCOPE_CHECK(
       rows >= index.prompt_tokens && rows <= index.tokens, ErrorCode::corrupt_file,
@@ -217,17 +252,13 @@ CaptureReader::CaptureReader(const std::string& path) : impl_(std::make_unique<I
   impl_->file = h5::open_file(path);
   impl_->index = read_index(impl_->file, path);
   impl_->live = h5::marked_live(path);
-  const Handle axis = h5::open_dataset(impl_->file, "axes/layer");
-  const Extent layers = h5::extent(axis, "axes/layer");
-  KVSCOPE_CHECK(layers.size() == 1 && layers[0] >= 1 && layers[0] <= impl_->index.shape.layers,
-                ErrorCode::corrupt_file, "the axis of layers is missing or too long",
-                fmt::format("{}, /axes/layer", path));
-  for (const std::int32_t layer : h5::load<std::int32_t>(impl_->file, "axes/layer", layers)) {
-    KVSCOPE_CHECK(layer >= 0 && layer < impl_->index.shape.layers, ErrorCode::corrupt_file,
-                  fmt::format("layer {} of {}", layer, impl_->index.shape.layers),
-                  fmt::format("{}, /axes/layer", path));
-    impl_->index.layers.push_back(layer);
-  }
+  const ModelShape& shape = impl_->index.shape;
+  impl_->index.layers = impl_->read_axis("layer", shape.layers);
+  KVSCOPE_CHECK(!impl_->index.layers.empty(), ErrorCode::corrupt_file,
+                "the axis of layers is missing", fmt::format("{}, /axes/layer", path));
+  impl_->index.query_heads = impl_->read_axis("query_head", shape.query_heads);
+  impl_->index.kv_heads = impl_->read_axis("kv_head", shape.kv_heads);
+  impl_->index.hook_tokens = impl_->read_axis("hook_token", impl_->index.prompt_tokens);
   impl_->read_status();
   impl_->read_extents();
   impl_->read_tokens();

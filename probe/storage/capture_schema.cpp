@@ -11,12 +11,26 @@
 #include <vector>
 
 #include "kvscope/core/error.h"
+#include "kvscope/core/hook_point.h"
 
 namespace kvscope {
 namespace {
 
 /// An axis of the schema: a size of the file, or one that a dataset chooses.
-enum class Axis { layers, query_heads, kv_heads, head_dim, prompt, planned, stored, steps, free };
+enum class Axis {
+  layers,
+  query_heads,
+  kv_heads,
+  head_dim,
+  hidden,
+  vocabulary,
+  prompt,
+  planned,
+  stored,
+  hooked,
+  steps,
+  free
+};
 
 struct Rule {
   std::string_view name;
@@ -24,6 +38,39 @@ struct Rule {
 };
 
 using enum Axis;
+
+/// Appends the rules of hook points of layers or of the model: `first` axes, then those of a token.
+void add_hook_rules(std::vector<Rule>& rules, bool model, bool steps_of) {
+  for (int index = 0; index < hook_points; ++index) {
+    const auto point = static_cast<HookPoint>(index);
+    const std::string_view name = hook_name(point);
+    const bool known = std::any_of(rules.begin(), rules.end(),
+                                   [&](const Rule& rule) { return rule.name == name; });
+    if (known || (of_model(point) != model && !steps_of)) {
+      continue;  // the profile's own
+    }
+    Rule rule{name, {}};
+    if (steps_of) {
+      rule.axes = of_model(point) ? std::vector<Axis>{steps} : std::vector<Axis>{steps, layers};
+    }
+    const HookAxes axes = hook_axes(point);
+    if (axes == HookAxes::query_heads || axes == HookAxes::kv_heads) {
+      rule.axes.push_back(axes == HookAxes::query_heads ? query_heads : kv_heads);
+    }
+    if (!steps_of) {
+      rule.axes.push_back(hooked);
+    }
+    rule.axes.push_back(axes == HookAxes::hidden       ? hidden
+                        : axes == HookAxes::vocabulary ? vocabulary
+                                                       : head_dim);
+    rules.push_back(rule);
+  }
+}
+
+std::vector<Rule> with_hooks(std::vector<Rule> rules, bool model, bool steps_of) {
+  add_hook_rules(rules, model, steps_of);
+  return rules;
+}
 
 const std::vector<Rule>& reduce_rules() {
   static const std::vector<Rule> rules = {
@@ -42,38 +89,63 @@ const std::vector<Rule>& reduce_rules() {
       {"projected_value_norm", {layers, query_heads, prompt}},
       {"projected_value_norm_l1", {layers, query_heads, prompt}},
       {"self_check", {layers, query_heads}},
+      {"head_output_norm", {layers, query_heads, prompt}},
+      {"received_by_segment", {layers, query_heads, prompt, free}},
       {"top_key", {layers, query_heads, prompt, free}},
       {"top_probability", {layers, query_heads, prompt, free}}};
   return rules;
 }
 
 const std::vector<Rule>& layer_rules() {
-  static const std::vector<Rule> rules = {{"keys", {kv_heads, prompt, head_dim}},
-                                          {"keys_pre_rope", {kv_heads, prompt, head_dim}},
-                                          {"values", {kv_heads, prompt, head_dim}},
-                                          {"queries", {query_heads, stored, head_dim}},
-                                          {"output_factor", {query_heads, head_dim, head_dim}},
-                                          {"attention", {query_heads, prompt, prompt}}};
+  static const std::vector<Rule> rules =
+      with_hooks({{"keys", {kv_heads, prompt, head_dim}},
+                  {"keys_pre_rope", {kv_heads, prompt, head_dim}},
+                  {"values", {kv_heads, prompt, head_dim}},
+                  {"queries", {query_heads, stored, head_dim}},
+                  {"output_factor", {query_heads, head_dim, head_dim}},
+                  {"attention", {query_heads, prompt, prompt}}},
+                 false, false);
+  return rules;
+}
+
+const std::vector<Rule>& model_rules() {
+  static const std::vector<Rule> rules =
+      with_hooks({{"logit_token", {free}}, {"logit_logprob", {free}}}, true, false);
   return rules;
 }
 
 const std::vector<Rule>& step_rules() {
-  static const std::vector<Rule> rules = {{"token", {steps}},
-                                          {"time_ns", {steps}},
-                                          {"stall_ns", {steps}},
-                                          {"entropy", {steps, layers, query_heads}},
-                                          {"lse", {steps, layers, query_heads}},
-                                          {"sink_mass", {steps, layers, query_heads}},
-                                          {"evicted_mass", {steps, layers, query_heads}},
-                                          {"top_key", {steps, layers, query_heads, free}},
-                                          {"top_probability", {steps, layers, query_heads, free}},
-                                          {"cache_slots", {steps, layers, kv_heads}},
-                                          {"logit_token", {steps, free}},
-                                          {"logit_logprob", {steps, free}},
-                                          {"queries", {steps, layers, query_heads, head_dim}},
-                                          {"keys", {steps, layers, kv_heads, head_dim}},
-                                          {"values", {steps, layers, kv_heads, head_dim}},
-                                          {"attention_row", {steps, layers, query_heads, planned}}};
+  static const std::vector<Rule> rules =
+      with_hooks({{"token", {steps}},
+                  {"time_ns", {steps}},
+                  {"stall_ns", {steps}},
+                  {"entropy", {steps, layers, query_heads}},
+                  {"lse", {steps, layers, query_heads}},
+                  {"sink_mass", {steps, layers, query_heads}},
+                  {"evicted_mass", {steps, layers, query_heads}},
+                  {"head_output_norm", {steps, layers, query_heads}},
+                  {"received_by_segment", {steps, layers, query_heads, free}},
+                  {"top_key", {steps, layers, query_heads, free}},
+                  {"top_probability", {steps, layers, query_heads, free}},
+                  {"cache_slots", {steps, layers, kv_heads}},
+                  {"logit_token", {steps, free}},
+                  {"logit_logprob", {steps, free}},
+                  {"queries", {steps, layers, query_heads, head_dim}},
+                  {"keys", {steps, layers, kv_heads, head_dim}},
+                  {"values", {steps, layers, kv_heads, head_dim}},
+                  {"attention_row", {steps, layers, query_heads, planned}}},
+                 false, true);
+  return rules;
+}
+
+const std::vector<Rule>& snapshot_rules() {
+  static const std::vector<Rule> rules = {{"step", {free}},
+                                          {"attention_sum", {free, layers, query_heads, planned}},
+                                          {"slot_token", {free, layers, kv_heads, planned}},
+                                          {"slot_position", {free, layers, kv_heads, planned}},
+                                          {"slot_multiplicity", {free, layers, kv_heads, planned}},
+                                          {"keys", {free, layers, kv_heads, planned, head_dim}},
+                                          {"values", {free, layers, kv_heads, planned, head_dim}}};
   return rules;
 }
 
@@ -88,11 +160,17 @@ Range range_of(Axis axis, const CaptureIndex& index) {
     case layers:
       return exactly(static_cast<std::int64_t>(index.layers.size()));
     case query_heads:
-      return exactly(index.shape.query_heads);
+      return exactly(index.stored_query_heads());
     case kv_heads:
-      return exactly(index.shape.kv_heads);
+      return exactly(index.stored_kv_heads());
     case head_dim:
       return exactly(index.shape.head_dim);
+    case hidden:
+      return exactly(index.shape.hidden_dim);
+    case vocabulary:
+      return exactly(index.shape.vocabulary);
+    case hooked:
+      return exactly(static_cast<std::int64_t>(index.hook_tokens.size()));
     case prompt:
       return exactly(index.prompt_tokens);
     case planned:
@@ -125,6 +203,10 @@ const Rule* find_rule(std::string_view path) {
     rules = reduce_rules();
   } else if (path.starts_with("layers/")) {
     rules = layer_rules();
+  } else if (path.starts_with("snapshots/")) {
+    rules = snapshot_rules();
+  } else if (path.starts_with("model/")) {
+    rules = model_rules();
   } else if (path.starts_with("steps/")) {
     rules = step_rules();
   }
@@ -154,6 +236,23 @@ void check_capture_extent(const CaptureIndex& index, const std::string& path,
 }
 
 std::string how_to_capture(const std::string& dataset) {
+  const std::string name = dataset.substr(dataset.rfind('/') + 1);
+  for (int index = 0; index < hook_points; ++index) {
+    const auto point = static_cast<HookPoint>(index);
+    if (name == hook_name(point) && point != HookPoint::queries && point != HookPoint::keys &&
+        point != HookPoint::values && point != HookPoint::keys_pre_rope) {
+      return "capture again with --hooks " + name;
+    }
+  }
+  for (const char* reduction :
+       {"head_output_norm", "received_by_segment", "attention_row", "evicted_mass"}) {
+    if (name == reduction) {
+      return fmt::format("capture again with --reductions {}", reduction);
+    }
+  }
+  if (dataset.starts_with("snapshots/")) {
+    return "capture again with --snapshots every:N";
+  }
   if (dataset.starts_with("layers/")) {
     return dataset.ends_with("/attention") ? "capture again with --attention-maps"
            : dataset.ends_with("/queries")

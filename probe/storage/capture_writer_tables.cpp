@@ -18,7 +18,8 @@ std::vector<std::int32_t> counting(int count) {
 }
 
 /// Axes a dimension label may refer to; datasets with these labels get the scale attached.
-constexpr const char* scale_names[] = {"layer", "query_head", "kv_head", "token", "step"};
+constexpr const char* scale_names[] = {"layer", "query_head", "kv_head",
+                                       "token", "hook_token", "step"};
 
 }  // namespace
 
@@ -38,9 +39,15 @@ void CaptureWriter::Impl::create_axes(const CaptureIndex& header) {
     datasets.emplace(spec.path, std::move(entry));
   };
   scale("layer", header.layers, false);
-  scale("query_head", counting(header.shape.query_heads), false);
-  scale("kv_head", counting(header.shape.kv_heads), false);
+  scale("query_head",
+        header.query_heads.empty() ? counting(header.shape.query_heads) : header.query_heads,
+        false);
+  scale("kv_head", header.kv_heads.empty() ? counting(header.shape.kv_heads) : header.kv_heads,
+        false);
   scale("token", counting(header.tokens), false);
+  if (!header.hook_tokens.empty()) {
+    scale("hook_token", header.hook_tokens, false);
+  }
   scale("step", {}, true, 1024);
   std::vector<std::int32_t> windows;
   std::vector<double> bases;
@@ -185,7 +192,8 @@ void CaptureWriter::Impl::set_step_axis(int steps) {
               "the axis cannot be brought to its length", "/axes/step");
   std::vector<std::int32_t> numbers = counting(steps);
   for (std::int32_t& number : numbers) {
-    ++number;  // step 0 is prefill
+    const auto row = static_cast<std::size_t>(number);
+    number = row < index.step_numbers.size() ? index.step_numbers[row] : number + 1;  // 0: prefill
   }
   if (steps > 0) {
     h5::write_all(axis.handle, "axes/step", H5T_NATIVE_INT32, numbers.data());

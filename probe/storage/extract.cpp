@@ -27,7 +27,13 @@ bool is_causal(const std::string& path) {
                                        "reduce/projected_value_norm_l1",
                                        "reduce/top_key",
                                        "reduce/top_probability"};
-  return path.starts_with("layers/") || std::count(std::begin(rows), std::end(rows), path) > 0;
+  // Hook points are not: their rows are chosen tokens.
+  const std::string name = path.substr(path.rfind('/') + 1);
+  constexpr std::string_view tensors[] = {"keys",    "keys_pre_rope", "values",
+                                          "queries", "output_factor", "attention"};
+  return (path.starts_with("layers/") &&
+          std::count(std::begin(tensors), std::end(tensors), name) > 0) ||
+         std::count(std::begin(rows), std::end(rows), path) > 0;
 }
 
 /// Whether a profile stores a dataset that other profiles lack; what was asked for besides the
@@ -70,7 +76,8 @@ class Extraction {
   void set_hash(const std::string& hash) { index_.capture_hash = hash; }
 
   bool keeps(const std::string& path) const {
-    if (path.starts_with("decisions/")) {
+    const bool other_tokens = path.starts_with("snapshots/") && index_.tokens != old_.tokens;
+    if (path.starts_with("decisions/") || other_tokens) {
       return false;
     }
     return keeps_layer(path) && in_profile(path, index_.profile) &&
@@ -166,8 +173,10 @@ class Extraction {
                     "leave out --tokens, or --steps");
       index_.steps = 0;
       index_.windows.clear();
+      index_.hook_tokens.clear();
     }
-    index_.tokens = index_.prompt_tokens + index_.steps;
+    index_.step_numbers.resize(static_cast<std::size_t>(index_.steps));
+    index_.tokens = index_.prompt_tokens + (index_.steps > 0 ? index_.step_numbers.back() : 0);
   }
 
   std::string note() const {

@@ -101,6 +101,8 @@ std::vector<std::string> axis_names(hid_t dataset, std::size_t rank);
 /// claims.
 void require_written(hid_t dataset, ElementType type, const Extent& extent,
                      const std::string& path);
+/// The first `rows` of a table of one column, which may hold more.
+std::vector<std::int32_t> first_rows(hid_t file, const char* name, std::int64_t rows);
 /// Reads a dataset of any size in boxes of at most a few MiB, as float32.
 void read_boxes(hid_t dataset, const std::string& path,
                 const std::function<void(std::span<const float>)>& visit);

@@ -23,6 +23,23 @@ void require_written(hid_t dataset, ElementType type, const Extent& extent,
                 "/" + path, "copy the file again, or make it anew");
 }
 
+std::vector<std::int32_t> first_rows(hid_t file, const char* name, std::int64_t rows) {
+  if (rows == 0) {
+    return {};
+  }
+  const Handle table = h5::open_dataset(file, name);
+  h5::require_written(table, ElementType::i4, {rows}, name);
+  std::vector<std::int32_t> values(static_cast<std::size_t>(rows));
+  const hsize_t first = 0;
+  const auto count = static_cast<hsize_t>(rows);
+  const Handle space(H5Dget_space(table), H5Sclose);
+  const Handle box(H5Screate_simple(1, &count, nullptr), H5Sclose);
+  H5Sselect_hyperslab(space, H5S_SELECT_SET, &first, nullptr, &count, nullptr);
+  h5::require(H5Dread(table, H5T_NATIVE_INT32, box, space, H5P_DEFAULT, values.data()) >= 0,
+              ErrorCode::corrupt_file, "the table cannot be read", fmt::format("/{}", name));
+  return values;
+}
+
 void read_boxes(hid_t dataset, const std::string& path,
                 const std::function<void(std::span<const float>)>& visit) {
   const Session session;

@@ -75,6 +75,7 @@ inline std::unique_ptr<LiveRun> record(const std::string& path, const CaptureReq
       [&](int layer) { return model->output_factor(layer); },
       [&](int layer) { return model->output_weights(layer); });
   run->prefill(true, &recorder);
+  recorder.prefill_logits(run->logits());
   std::unique_ptr<LiveRun> after_prompt = run->fork();
   for (int step = 1; step <= request.new_tokens; ++step) {
     run->decode(2 + step, &recorder);

@@ -30,17 +30,28 @@ void expect_refused(const std::vector<Case>& cases, Workspace& workspace) {
 
 TEST(BadInput, CommandLine) {
   Workspace workspace;
-  expect_refused({{"", 2, "subcommand"},
-                  {"capure", 2, "did you mean 'capture'"},
-                  {"capture tiny.gguf -p hello", 2, "--output"},
-                  {"capture tiny.gguf -o x.capture.h5", 2, "there is no prompt"},
-                  {"capture tiny.gguf -p a -f prompt.txt -o x.capture.h5", 2, "more than once"},
-                  {"capture tiny.gguf -p a --profile wndow -o x.capture.h5", 2, "window"},
-                  {"capture tiny.gguf -p a --layers 0-99 -o x.capture.h5", 2, "outside"},
-                  {"capture tiny.gguf -p a --layers x -o x.capture.h5", 2, "neither"},
-                  {"capture tiny.gguf -p a -o no/such/folder/x.capture.h5", 1, "folder"},
-                  {"methods snapvk", 2, "snapkv"}},
-                 workspace);
+  expect_refused(
+      {{"", 2, "subcommand"},
+       {"capure", 2, "did you mean 'capture'"},
+       {"capture tiny.gguf -p hello", 2, "--output"},
+       {"capture tiny.gguf -o x.capture.h5", 2, "there is no prompt"},
+       {"capture tiny.gguf -p a -f prompt.txt -o x.capture.h5", 2, "more than once"},
+       {"capture tiny.gguf -p a --profile wndow -o x.capture.h5", 2, "window"},
+       {"capture tiny.gguf -p a --layers 0-99 -o x.capture.h5", 2, "outside"},
+       {"capture tiny.gguf -p a --layers x -o x.capture.h5", 2, "neither"},
+       {"capture tiny.gguf -p a --layers every:0 -o x.capture.h5", 2, "--layers"},
+       {"capture tiny.gguf -p a --query-heads 4 -o x.capture.h5", 2, "outside 0 to 3"},
+       {"capture tiny.gguf -p a --hooks residual_ot -o x.capture.h5", 2, "residual_out"},
+       {"capture tiny.gguf -p a --hooks keys --profile window -o x.capture.h5", 2, "--profile qkv"},
+       {"capture tiny.gguf -p a --hooks logits --hook-tokens question -o x.capture.h5", 2,
+        "--question"},
+       {"capture tiny.gguf -p a --steps 3 --new-tokens 2 -o x.capture.h5", 2, "--steps"},
+       {"capture tiny.gguf -p a --reductions entropi -o x.capture.h5", 2, "head_output_norm"},
+       {"capture tiny.gguf -p a --snapshots 0 --profile window -o x.capture.h5", 2,
+        "--profile scores"},
+       {"capture tiny.gguf -p a -o no/such/folder/x.capture.h5", 1, "folder"},
+       {"methods snapvk", 2, "snapkv"}},
+      workspace);
 }
 
 TEST(BadInput, Model) {

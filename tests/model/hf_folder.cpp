@@ -43,7 +43,9 @@ std::string float_bytes(const std::vector<float>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
 }
 
-void write_golden_folder(const nlohmann::json& golden, const std::string& folder) {
+void write_golden_folder(const nlohmann::json& golden, const std::string& folder,
+                         const std::string& dtype,
+                         std::string (*bytes)(const std::vector<float>& values)) {
   std::ofstream(folder + "/config.json") << golden.at("config").dump(2);
   SafetensorsWriter writer;
   for (const nlohmann::json& tensor : golden.at("tensors")) {
@@ -53,9 +55,9 @@ void write_golden_folder(const nlohmann::json& golden, const std::string& folder
       count *= static_cast<std::size_t>(axis);
     }
     const auto name = tensor.at("name").get<std::string>();
-    writer.add(name, "F32", shape,
-               float_bytes(seeded(name, count, tensor.at("scale").get<float>(),
-                                  tensor.at("offset").get<float>())));
+    writer.add(name, dtype, shape,
+               bytes(seeded(name, count, tensor.at("scale").get<float>(),
+                            tensor.at("offset").get<float>())));
   }
   std::ofstream(folder + "/model.safetensors", std::ios::binary) << writer.bytes();
 }

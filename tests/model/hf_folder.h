@@ -22,6 +22,9 @@ std::string float_bytes(const std::vector<float>& values);
 
 /// Writes config.json and model.safetensors of a tests/golden/family_NAME.json: the tiny model that
 /// transformers was run on, with the weights that families.py seeds.
-void write_golden_folder(const nlohmann::json& golden, const std::string& folder);
+/// `dtype` and `bytes`: how tensors are stored.
+void write_golden_folder(const nlohmann::json& golden, const std::string& folder,
+                         const std::string& dtype = "F32",
+                         std::string (*bytes)(const std::vector<float>& values) = float_bytes);
 
 }  // namespace kvscope::test

@@ -1,11 +1,10 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <filesystem>
 #include <optional>
-#include <sstream>
 
 #include "capture_price.h"
+#include "capture_request.h"
 #include "captured_method.h"
 #include "command.h"
 #include "console.h"
@@ -26,29 +25,25 @@ struct Options {
   CommonOptions common;
   PromptOptions prompt;
   std::string model;
-  std::string output;
-  std::string profile;
-  std::string windows = "32,64";
-  std::string layers;
-  ComputeOptions compute;
+  RequestOptions asked;
   std::string method;
   std::string keep;
   int chunk = 0;
   bool keep_going = false;
   bool live_on_network = false;
   bool yes = false;
-  CaptureRequest request;
+  bool price = false;
   Sampling sampling;
 };
 
 /// Whether the file is written live where it lies; returns what the file says about that.
 std::string follow_plan(Options& options) {
   const LivePlan plan =
-      plan_live(shared_file_system(options.output), options.request.live, options.live_on_network);
+      plan_live(shared_file_system(options.asked.output), options.asked.request.live, options.live_on_network);
   if (!plan.warning.empty()) {
     say("warning: " + plan.warning);
   }
-  options.request.live = plan.live;
+  options.asked.request.live = plan.live;
   return plan.note;
 }
 
@@ -91,22 +86,22 @@ CaptureIndex make_index(const Options& options, const ModelFile& file, const Tok
   index.model_hash = file.hash();
   index.architecture = config.architecture;
   index.weights_dtype = config.weights_dtype;
-  index.compute_dtype = options.compute.dtype;
-  index.cache_dtype = options.compute.dtype;
+  index.compute_dtype = options.asked.compute.dtype;
+  index.cache_dtype = options.asked.compute.dtype;
   index.device = options.common.device;
   index.shape = config.shape;
-  index.layers = options.request.layers;
-  index.windows = options.request.windows;
-  index.profile = options.request.profile;
+  index.layers = options.asked.request.layers;
+  index.windows = options.asked.request.windows;
+  index.profile = options.asked.request.profile;
   index.prompt_tokens = prompt.prompt_tokens;
   index.context_tokens = prompt.context_tokens;
-  index.tokens = prompt.prompt_tokens + options.request.new_tokens;
-  index.first_query = options.request.profile == Profile::full ? 0
-                      : options.request.profile == Profile::qkv
-                          ? std::max(0, prompt.prompt_tokens - options.request.stored_queries)
+  index.tokens = prompt.prompt_tokens + options.asked.request.new_tokens;
+  index.first_query = options.asked.request.profile == Profile::full ? 0
+                      : options.asked.request.profile == Profile::qkv
+                          ? std::max(0, prompt.prompt_tokens - options.asked.request.stored_queries)
                           : prompt.prompt_tokens;
-  index.request_json = request_json(options.request);
-  if (options.request.new_tokens > 0) {
+  index.request_json = request_json(options.asked.request);
+  if (options.asked.request.new_tokens > 0) {
     index.sampling_json = fmt::format(R"({{"temperature":{},"top_k":{},"top_p":{},"seed":{}}})",
                                       options.sampling.temperature, options.sampling.top_k,
                                       options.sampling.top_p, options.sampling.seed);
@@ -120,7 +115,7 @@ int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const O
            CapturedMethod* compressed) {
   int steps = 0;
   Progress progress("decode", "tokens");
-  for (int step = 1; step <= options.request.new_tokens; ++step) {
+  for (int step = 1; step <= options.asked.request.new_tokens; ++step) {
     const std::int32_t token = sample(run.logits(), options.sampling, step);
     if (tokenizer.is_end_of_generation(token)) {
       break;
@@ -130,7 +125,7 @@ int decode(LiveRun& run, Recorder& recorder, const Tokenizer& tokenizer, const O
       compressed->after_step();
     }
     steps = step;
-    progress.update(step, options.request.new_tokens);
+    progress.update(step, options.asked.request.new_tokens);
     if (!recorder.first_nonfinite().empty() && !options.keep_going) {
       break;
     }
@@ -149,12 +144,12 @@ struct Timing {
 void print_result(const Options& options, const TokenTable& prompt, int steps, const Timing& time,
                   std::int64_t dropped, const CapturedMethod* compressed) {
   std::error_code failure;
-  const auto size = std::filesystem::file_size(options.output, failure);
+  const auto size = std::filesystem::file_size(options.asked.output, failure);
   const double rate = prompt.prompt_tokens / (time.prefill + time.finish);
   if (options.common.json) {
-    nlohmann::json result = {{"capture", options.output},
+    nlohmann::json result = {{"capture", options.asked.output},
                              {"bytes", size},
-                             {"profile", profile_name(options.request.profile)},
+                             {"profile", profile_name(options.asked.request.profile)},
                              {"prompt_tokens", prompt.prompt_tokens},
                              {"context_tokens", prompt.context_tokens},
                              {"steps", steps},
@@ -174,9 +169,9 @@ void print_result(const Options& options, const TokenTable& prompt, int steps, c
     return;
   }
   print(fmt::format(
-      "{}: {} tokens{}, profile {}, {}; prefill {:.0f} tokens/s, {:.1f} s in all", options.output,
+      "{}: {} tokens{}, profile {}, {}; prefill {:.0f} tokens/s, {:.1f} s in all", options.asked.output,
       prompt.prompt_tokens, steps > 0 ? fmt::format(" + {} generated", steps) : "",
-      profile_name(options.request.profile), bytes_text(static_cast<std::int64_t>(size)), rate,
+      profile_name(options.asked.request.profile), bytes_text(static_cast<std::int64_t>(size)), rate,
       time.load + time.prefill + time.decode + time.finish));
   if (compressed != nullptr) {
     print(fmt::format("{}: {} at {}, live; the prompt's planes are the full cache's",
@@ -185,38 +180,59 @@ void print_result(const Options& options, const TokenTable& prompt, int steps, c
   }
 }
 
+void print_price(const Options& options, const CapturePrice& price, const CaptureTime& estimate) {
+  if (options.common.json) {
+    print_json({{"profile", profile_name(options.asked.request.profile)},
+                {"disk_bytes", price.disk_bytes},
+                {"memory_bytes", price.memory_bytes},
+                {"statistics_flop", price.extra_flop},
+                {"statistics_seconds", estimate.statistics},
+                {"seconds", estimate.total()}});
+    return;
+  }
+  print(fmt::format("profile {}: {} on disk, {} of memory beside weights and cache, {:.1f} s, of "
+                    "them {:.1f} s for statistics",
+                    profile_name(options.asked.request.profile), bytes_text(price.disk_bytes),
+                    bytes_text(price.memory_bytes), estimate.total(), estimate.statistics));
+}
+
 void run_capture(Options& options) {
   use_threads(options.common.threads);
-  refuse_existing(options.output, options.request.force);
+  if (!options.price) {
+    refuse_existing(options.asked.output, options.asked.request.force);
+  }
   const auto file = open_model(options.model);
   const auto tokenizer = open_tokenizer(*file, options.prompt);
   const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
   check_context(options.prompt, file->config(), prompt);
   const ModelShape& shape = file->config().shape;
-  options.request.windows = parse_list(options.windows, "--window", 1 << 20);
-  if (options.layers.empty()) {
-    for (int layer = 0; layer < shape.layers; ++layer) {
-      options.request.layers.push_back(layer);
-    }
-  } else {
-    options.request.layers = parse_list(options.layers, "--layers", shape.layers);
-  }
+  resolve_request(options.asked, shape, prompt);
   std::optional<CapturedMethod> compressed;
   if (!options.method.empty()) {
     const RunPlan plan{shape, file->hash(), prompt.prompt_tokens};
-    compressed.emplace(options.method, options.keep, plan, options.output, options.request.force);
+    compressed.emplace(options.method, options.keep, plan, options.asked.output, options.asked.request.force);
   }
   CapturedMethod* const method = compressed ? &*compressed : nullptr;
-  const PriceInput input{*file,           prompt.prompt_tokens, options.chunk, options.common,
-                         options.compute, options.output,       options.yes};
-  options.request.profile = choose_profile(options.profile, options.request, input);
-  const CaptureTime estimate = confirm_price(options.request, input);
+  const PriceInput input{*file,
+                         prompt.prompt_tokens,
+                         options.chunk,
+                         options.common,
+                         options.asked.compute,
+                         options.asked.output,
+                         options.yes || options.price};
+  options.asked.request.profile =
+      choose_profile(options.asked.profile, options.asked.request, input);
+  const CaptureTime estimate = confirm_price(options.asked.request, input);
+  if (options.price) {
+    print_price(options, price_of(options.asked.request, input), estimate);
+    return;
+  }
   const std::string notes = follow_plan(options);
 
   Timing time;
   time.estimated = estimate.total();
   auto start = Clock::now();
-  const auto model = Model::load(file, runtime_options(options.common, options.compute));
+  const auto model = Model::load(file, runtime_options(options.common, options.asked.compute));
   time.load = seconds_since(start);
 
   start = Clock::now();
@@ -234,7 +250,7 @@ void run_capture(Options& options) {
   index.nonfinite_weights = nonfinite_json(model->nonfinite_weights());
   index.notes = notes;
   Recorder recorder(
-      options.output, options.request, index, prompt,
+      options.asked.output, options.asked.request, index, prompt,
       [&](int layer) { return model->output_factor(layer); },
       [&](int layer) { return model->output_weights(layer); });
   int steps = 0;
@@ -272,9 +288,18 @@ void run_capture(Options& options) {
   KVSCOPE_CHECK(
       recorder.first_nonfinite().empty() || options.keep_going, ErrorCode::failed,
       "the model computes numbers that are not finite, first in " + recorder.first_nonfinite(),
-      options.output,
+      options.asked.output,
       "the capture holds them as they are, up to there; check the model file, or go on with "
       "--keep-going");
+}
+
+std::string hook_list() {
+  std::string lines;
+  for (int index = 0; index < hook_points; ++index) {
+    const auto point = static_cast<HookPoint>(index);
+    lines += fmt::format("  {:<17} {}\n", hook_name(point), hook_meaning(point));
+  }
+  return lines;
 }
 
 }  // namespace
@@ -284,13 +309,7 @@ void add_capture(Program program) {
   CLI::App* command = program.app.add_subcommand("capture", "Run a model and write the run down");
   command->add_option("MODEL", options->model, "A .gguf file or a Hugging Face folder")->required();
   add_prompt(*command, options->prompt);
-  command->add_option("--profile", options->profile,
-                      "window | scores | qkv | full; default: qkv if under 1 GiB, else window");
-  command->add_option("--window", options->windows, "Observation windows")->capture_default_str();
-  command->add_option("--layers", options->layers, "Layers to record, e.g. 0-3,7; default all");
-  command->add_option("--new-tokens", options->request.new_tokens, "Decode steps to record")
-      ->check(CLI::Range(0, 1 << 20))
-      ->capture_default_str();
+  add_request(*command, options->asked);
   auto* method = command->add_option("--method", options->method,
                                      "Decode on the cache this method leaves; its decision is "
                                      "written beside the capture");
@@ -301,42 +320,17 @@ void add_capture(Program program) {
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
   command->add_option("--seed", options->sampling.seed, "Of sampling")->capture_default_str();
-  add_compute(*command, options->compute);
   command->add_option("--chunk", options->chunk, "Prefill chunk in tokens; 0 = in one piece")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
-  command->add_flag("--attention-maps", options->request.attention_maps,
-                    "Also store whole attention maps (priced first)");
-  command
-      ->add_option("--top-keys", options->request.top_keys,
-                   "Keep the K most attended tokens of every prompt query")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-  command
-      ->add_option("--pooled", options->request.pooled_block,
-                   "Keep sums and maxima of the maps over blocks of B x B tokens, 2B x 2B, ...")
-      ->check(CLI::Range(0, 1 << 20))
-      ->capture_default_str();
-  command
-      ->add_option("--queries", options->request.stored_queries,
-                   "Newest prompt queries that profile qkv stores")
-      ->check(CLI::Range(1, 1 << 30))
-      ->capture_default_str();
-  command->add_flag("--live", options->request.live,
-                    "Let others follow the file while it grows; it survives a killed run");
-  command->add_flag("--never-drop", options->request.never_drop,
-                    "Wait for a slow disk rather than thin out the numbers of decode steps");
-  command->add_flag("--drop-bulk", options->request.drop_bulk,
-                    "Leave queries, keys, values and maps out rather than wait for a slow disk");
   command->add_flag("--live-on-network", options->live_on_network,
                     "--live even on NFS, SMB or FUSE, with a note in the file");
   command->add_flag("--keep-going", options->keep_going,
                     "Go on decoding although numbers are NaN or infinite");
   command->add_flag("--yes", options->yes,
                     "Go on although the capture is large, or memory seems short");
-  command->add_flag("--compress", options->request.compress, "gzip the planes");
-  command->add_flag("--force", options->request.force, "Overwrite the output");
-  command->add_option("-o,--output", options->output, "NAME.capture.h5")->required();
+  command->add_flag("--price", options->price,
+                    "Print what the capture would cost and do nothing else");
   add_common(*command, options->common);
   command->footer(
       "Examples:\n"
@@ -345,7 +339,11 @@ void add_capture(Program program) {
       "      --profile full --new-tokens 32 -o run.capture.h5\n"
       "  kvscope capture model.gguf -f text.txt --method snapkv --keep 0.2 --new-tokens 32 -o "
       "cut.capture.h5\n"
-      "      the prompt as the full cache sees it, the steps on the cut cache, and the decision");
+      "      the prompt as the full cache sees it, the steps on the cut cache, and the decision\n"
+      "  kvscope capture model.gguf -f text.txt --layers every:4 --hooks residual_out,logits \\\n"
+      "      --hook-tokens last:64 --new-tokens 100 --steps every:10 -o stream.capture.h5\n"
+      "Hook points, rows of /layers/LLL/NAME (/model/NAME) and of /steps/NAME:\n" +
+      hook_list());
   command->callback([options] { run_capture(*options); });
 }
 

@@ -30,11 +30,6 @@ std::int64_t element_bytes(const PriceInput& input) {
   return input.compute.dtype == "bfloat16" ? 2 : 4;
 }
 
-CapturePrice price_of(const CaptureRequest& request, const PriceInput& input) {
-  return price_capture(request, input.model.config().shape, input.prompt_tokens,
-                       cache_type(input.compute.dtype));
-}
-
 double elements(const ModelFile& model, Weight weight, int layer) {
   if (!model.has(weight, layer)) {
     return 0;
@@ -124,6 +119,11 @@ std::string part(double seconds, const char* what) {
 }
 
 }  // namespace
+
+CapturePrice price_of(const CaptureRequest& request, const PriceInput& input) {
+  return price_capture(request, input.model.config().shape, input.prompt_tokens,
+                       cache_type(input.compute.dtype));
+}
 
 Profile choose_profile(const std::string& text, const CaptureRequest& request,
                        const PriceInput& input) {

@@ -22,6 +22,8 @@ struct PriceInput {
   bool yes = false;  ///< large captures, and more memory than seems free, are confirmed
 };
 
+CapturePrice price_of(const CaptureRequest& request, const PriceInput& input);
+
 /// `text` as a profile; if it is empty, `qkv` if that is priced under 1 GiB, else `window`, said.
 Profile choose_profile(const std::string& text, const CaptureRequest& request,
                        const PriceInput& input);

@@ -29,7 +29,8 @@ std::vector<StepChoices> read_choices(const CaptureReader& reader) {
   const std::string ids = "steps/logit_token";
   const std::vector<std::int64_t> extent = reader.shape(ids);
   const std::int64_t steps = reader.index().steps;
-  if (extent.size() != 2 || extent[0] < steps || !reader.has("steps/logit_logprob")) {
+  if (extent.size() != 2 || extent[0] < steps || !reader.index().every_step() ||
+      !reader.has("steps/logit_logprob")) {
     return {};
   }
   const auto ranks = static_cast<std::size_t>(extent[1]);
@@ -97,6 +98,7 @@ Scene read_all(const std::vector<std::string>& paths) {
 AttentionTile read_attention(const CaptureIndex& capture, int layer, int query_head) {
   KVSCOPE_CHECK(!capture.path.empty(), ErrorCode::usage, "no capture is open");
   const CaptureReader reader(capture.path);
+  require_all_heads(reader.index());
   const std::int64_t dim = capture.shape.head_dim;
   const auto rows = [&](const std::string& name, std::int64_t head) {
     const std::string dataset = layer_dataset(layer, name);

@@ -27,6 +27,7 @@ struct LayerRecord {
   /// [query_heads, slots], the mass of whole slots. Empty and undefined: slot = token.
   SlotTable slots = {};
   at::Tensor attention = {};
+  at::Tensor output = {};  ///< [query_heads, n, head_dim] attention output before W_O, or undefined
 };
 
 /// Writes a run down while it happens: reductions on the calling thread, files on a writer thread.
@@ -45,11 +46,19 @@ class Recorder {
   Recorder& operator=(const Recorder&) = delete;
 
   bool wants(int layer) const;
+  /// Whether hook points of a step (0 = the prompt) are stored: then the pass must show them all.
+  bool wants_hooks(int step) const;
+  /// Whether `hook` is to be given logits of any of `count` tokens from `first_token` on.
+  bool wants_logits(int step, int first_token, std::int64_t count) const;
+  /// What a pass shows at a hook point, in its type and on its device; what was not asked for is
+  /// passed over. Of layer l, between `prefill_layer` or `decode_layer` of l and of the next
+  /// layer, or before.
+  void hook(HookPoint point, int layer, int step, int first_token, const at::Tensor& tensor);
   /// A chunk of the prompt. Chunks of one layer come in order; the last one completes the layer.
   void prefill_layer(const LayerRecord& record);
-  /// What the prompt ends in: [vocabulary]; not stored, but held against `first_nonfinite`.
+  /// What the prompt ends in: [vocabulary]. The top 64 are stored.
   void prefill_logits(const at::Tensor& logits);
-  /// One decode step's layer.
+  /// One decode step's layer. A step that the request left out costs nothing.
   void decode_layer(int step, const LayerRecord& record);
   /// One decode step as a whole: the token that was fed and the top 64 of the next-token
   /// distribution.
@@ -61,7 +70,7 @@ class Recorder {
   const std::string& first_nonfinite() const;
   /// What was left out so far because the disk was slower than the run.
   std::int64_t dropped_bytes() const;
-  /// Drains the writer, renames the file.
+  /// Drains the writer, renames the file. `steps`: decode steps taken.
   void finish(int steps);
   /// Ends a live capture early: all whole steps are committed, the file says why it ends. A batch
   /// capture leaves no file.

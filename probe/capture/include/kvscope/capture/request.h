@@ -4,7 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "kvscope/capture/selection.h"
 #include "kvscope/core/capture_index.h"
+#include "kvscope/core/hook_point.h"
 #include "kvscope/storage/capture_writer.h"
 
 namespace kvscope {
@@ -14,8 +16,18 @@ struct CaptureRequest {
   Profile profile = Profile::window;
   std::vector<int> windows = {32, 64};  ///< observation windows, ascending
   std::vector<int> layers;              ///< true indices; empty = all
+  std::string query_heads = "all";      ///< whose numbers are stored, as `select_numbers` takes it
+  std::string kv_heads = "all";         ///< likewise
+  std::string steps = "all";            ///< as `select_steps` takes it: rows of /steps, hook points
+  std::vector<HookPoint> hooks;         ///< points stored besides what the profile stores
+  std::string hook_tokens = "all";      ///< prompt tokens whose hook points are stored
   int stored_queries = 1024;            ///< newest prompt queries kept by `qkv`
   int new_tokens = 0;                   ///< planned decode steps
+  bool head_output_norm = false;        ///< of each head's share of the attention output
+  bool received_by_segment = false;     ///< attention each query gives to segments and sinks
+  bool attention_row = false;           ///< each stored step's attention to every token
+  bool evicted_mass = false;            ///< what a step would have given to tokens without a slot
+  std::string snapshots = "none";       ///< steps of snapshots, as `select_numbers` takes them
   bool attention_maps = false;          ///< whole maps [query_heads, n, n] of the chosen layers
   int top_keys = 0;                     ///< most attended keys kept of every prompt query; 0 = none
   int pooled_block = 0;  ///< side of the finest block of pooled maps, in tokens; 0 = none
@@ -25,6 +37,19 @@ struct CaptureRequest {
   bool drop_bulk = false;   ///< leave tensors out rather than wait for the disk
   bool live = false;        ///< others may follow the file while it grows; it outlives a killed run
 };
+
+/// What the selections of a request come to on a run.
+struct CaptureChoice {
+  std::vector<int> layers;       ///< true indices
+  std::vector<int> query_heads;  ///< likewise
+  std::vector<int> kv_heads;
+  StepChoice steps;
+  std::vector<int> snapshots;    ///< steps, 0 = after the prompt
+  std::vector<int> hook_tokens;  ///< empty without hook points, or if they do not see the prompt
+};
+/// Throws Error{usage} naming the flag of a selection that is not possible, and for hook points
+/// that belong to a profile which was not asked for.
+CaptureChoice choose(const CaptureRequest& request, const ModelShape& shape, int prompt_tokens);
 
 /// What a request costs, before the run.
 struct CapturePrice {

@@ -43,15 +43,36 @@ struct CaptureIndex {
   std::string capture_hash;  ///< sequence_hash of model and prompt; what decisions refer to
   Profile profile = Profile::window;
   ModelShape shape;
-  std::vector<int> layers;   ///< true indices of the captured layers
+  std::vector<int> layers;       ///< true indices of the captured layers
+  std::vector<int> query_heads;  ///< likewise; empty = all
+  std::vector<int> kv_heads;     ///< likewise; empty = all
   std::vector<int> windows;  ///< observation windows, ascending; the largest has the plain names
   int tokens = 0;            ///< prompt tokens + planned new ones
   int prompt_tokens = 0;
   int context_tokens = 0;
-  int steps = 0;        ///< decode steps written
-  int first_query = 0;  ///< first prompt query whose Q is stored; prompt_tokens if none
-  int state = 4;        ///< /status/state: 4 = done
-  std::string message;  ///< the run's last word, if it did not end well
+  int steps = 0;                  ///< decode steps written: rows of /steps
+  std::vector<int> step_numbers;  ///< which decode steps these are, from 1; empty = each in turn
+  std::vector<int> hook_tokens;   ///< prompt tokens whose hook points are stored
+  int first_query = 0;            ///< first prompt query whose Q is stored; prompt_tokens if none
+  int state = 4;                  ///< /status/state: 4 = done
+  std::string message;            ///< the run's last word, if it did not end well
+
+  int stored_query_heads() const {
+    return query_heads.empty() ? shape.query_heads : static_cast<int>(query_heads.size());
+  }
+  int stored_kv_heads() const {
+    return kv_heads.empty() ? shape.kv_heads : static_cast<int>(kv_heads.size());
+  }
+  bool all_heads() const {
+    return stored_query_heads() == shape.query_heads && stored_kv_heads() == shape.kv_heads;
+  }
+  /// Whether rows of /steps are steps 1, 2, 3...
+  bool every_step() const {
+    return step_numbers.empty() || step_numbers.back() == static_cast<int>(step_numbers.size());
+  }
 };
+
+/// Throws Error{missing_data} if the capture left heads out: what compares heads needs all of them.
+void require_all_heads(const CaptureIndex& index);
 
 }  // namespace kvscope

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kvscope/capture/recorder.h"
+#include "kvscope/core/hook_point.h"
 #include "kvscope/evidence/model_run.h"
-#include "kvscope/runtime/hook_point.h"
 #include "kvscope/runtime/model.h"
 
 namespace kvscope {
@@ -22,7 +22,7 @@ struct LiveRunOptions {
   /// Sees every hook point of every pass (a prompt chunk, tokens appended, a decode step) on the
   /// calling thread; `first_token` is the pass's first. Tensors are in the type they are computed
   /// in, on the model's device, and valid during the call only. Costs the shortcuts of the last
-  /// layer and the MLP.
+  /// layer and the MLP. Logits are computed for recorders only, and not shown here.
   std::function<void(HookPoint point, int layer, int first_token, const at::Tensor& tensor)> hook;
 };
 
