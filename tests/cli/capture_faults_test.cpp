@@ -8,8 +8,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <span>
 #include <thread>
+#include <vector>
 
+#include "kvscope/storage/capture_reader.h"
 #include "program.h"
 
 namespace kvscope::test {
@@ -101,6 +105,54 @@ TEST(CaptureFaults, KilledLiveRunIsReadableAndRecovered) {
     EXPECT_EQ(saved.json()["steps"], inspect.json()["steps"]);
     EXPECT_EQ(workspace("check s" + name).status, 3);  // readable, and says it is incomplete
   }
+}
+
+std::vector<float> rows_of(const CaptureReader& reader, const std::string& name) {
+  std::vector<std::int64_t> extent = reader.shape(name);
+  extent[0] = reader.index().steps;
+  std::vector<float> values(std::accumulate(extent.begin(), extent.end(), std::size_t{1},
+                                            [](std::size_t product, std::int64_t size) {
+                                              return product * static_cast<std::size_t>(size);
+                                            }));
+  reader.read(name, std::vector<std::int64_t>(extent.size(), 0), extent, std::span(values));
+  return values;
+}
+
+/// Hook points, rows and chosen steps follow the commits like every other series.
+TEST(CaptureFaults, KilledLiveRunHoldsHookPointsOfEveryCommittedStep) {
+  Workspace workspace;
+  int with_steps = 0;
+  for (int round = 0; round < 8; ++round) {
+    const std::string name = fmt::format("x{}.capture.h5", round);
+    const pid_t child =
+        start(workspace, endless +
+                             "--live --hooks residual_out,logits,attention_output "
+                             "--steps every:3 --reductions attention_row,head_output_norm "
+                             "--snapshots every:64 -o " +
+                             name);
+    ASSERT_TRUE(wait_for(workspace, name));
+    std::this_thread::sleep_for(std::chrono::milliseconds(150 * round));
+    kill(child, SIGKILL);
+    EXPECT_EQ(wait_status(child), 128 + SIGKILL);
+    const CaptureReader reader((workspace.folder() / name).string());
+    const int steps = reader.index().steps;
+    with_steps += steps > 0 ? 1 : 0;
+    for (int row = 0; row < steps; ++row) {
+      ASSERT_EQ(reader.index().step_numbers[static_cast<std::size_t>(row)], 3 * (row + 1));
+    }
+    ASSERT_EQ(workspace(fmt::format("recover {0} -o s{0}", name)).status, 0);
+    const CaptureReader saved((workspace.folder() / ("s" + name)).string());
+    ASSERT_EQ(saved.index().steps, steps);
+    for (const char* series : {"steps/residual_out", "steps/logits", "steps/attention_output",
+                               "steps/head_output_norm", "steps/entropy"}) {
+      const auto values = rows_of(reader, series);
+      for (const float value : values) {
+        ASSERT_TRUE(std::isfinite(value)) << series;
+      }
+      ASSERT_EQ(values, rows_of(saved, series)) << series;
+    }
+  }
+  EXPECT_GT(with_steps, 2);
 }
 
 TEST(CaptureFaults, LiveAndBatchHoldTheSame) {
