@@ -23,9 +23,7 @@ constexpr std::int64_t mlp_block = 512;
 /// Work space shared by all layers of a pass, so that its pages are touched once.
 struct Workspace {
   at::Tensor normed;   ///< [rows, hidden_dim]
-  at::Tensor qkv;      ///< [rows, (query_heads + 2 kv_heads) * head_dim]
   at::Tensor queries;  ///< [query_heads, rows, head_dim] float32
-  at::Tensor gate_up;  ///< [block, 2 mlp_dim], or [block, mlp_dim] without a gate
   at::Tensor active;   ///< [block, mlp_dim]
 };
 
@@ -33,9 +31,7 @@ Workspace workspace_of(const LoadedModel& model, std::int64_t rows, std::int64_t
   const ModelShape& shape = model.shape();
   const at::TensorOptions options = model.tensors();
   return {at::empty({rows, shape.hidden_dim}, options),
-          at::empty({rows, model.layer(0).qkv.rows()}, options),
           at::empty({shape.query_heads, rows, shape.head_dim}, options.dtype(at::kFloat)),
-          at::empty({block, model.layer(0).gate_up.rows()}, options),
           at::empty({block, model.config().mlp_dim}, options)};
 }
 
@@ -127,7 +123,7 @@ class Pass {
   /// Heads [first, first + count) of the projections of this pass: [count, rows, head_dim], a view.
   at::Tensor projected(int first, int count) const {
     const std::int64_t head_dim = model_.shape().head_dim;
-    return space_.qkv.narrow(1, first * head_dim, count * head_dim)
+    return qkv_.narrow(1, first * head_dim, count * head_dim)
         .view({rows_, count, head_dim})
         .transpose(0, 1);
   }
@@ -161,20 +157,20 @@ class Pass {
     const double epsilon = model_.config().norm_epsilon;
     normalise(hidden_, weights.attention_norm, model_.config(), space_.normed);
     show(HookPoint::attention_input, layer, space_.normed);
-    multiply(space_.normed, weights.qkv, weights.qkv_bias, space_.qkv);
+    qkv_ = multiply(space_.normed, weights.qkv, weights.qkv_bias);
     show_projections(HookPoint::queries_raw, HookPoint::keys_raw, layer);
     if (weights.query_norm.defined()) {
-      norm_heads(space_.qkv, 0, shape.query_heads, weights.query_norm, epsilon);
+      norm_heads(qkv_, 0, shape.query_heads, weights.query_norm, epsilon);
     }
     if (weights.key_norm.defined()) {
-      norm_heads(space_.qkv, static_cast<std::int64_t>(shape.query_heads) * shape.head_dim,
+      norm_heads(qkv_, static_cast<std::int64_t>(shape.query_heads) * shape.head_dim,
                  shape.kv_heads, weights.key_norm, epsilon);
     }
     show_projections(HookPoint::queries_pre_rope, HookPoint::keys_pre_rope, layer);
     LayerState& state = layers_[static_cast<std::size_t>(layer)];
     const Rotation rotation = place(layer, state);
     state.reserve(rows_);
-    split_heads(space_.qkv, rotation, shape, state, space_.queries);
+    split_heads(qkv_, rotation, shape, state, space_.queries);
     state.write_raw_keys(keys_pre_rope());
     state.append(input_.first_token, positions_);
     show(HookPoint::queries, layer, space_.queries);
@@ -220,7 +216,7 @@ class Pass {
       }
       return;
     }
-    at::Tensor output = linear(x, weight).to(at::kFloat);
+    at::Tensor output = weight.product(x).to(at::kFloat);
     if (bias.defined()) {
       output.add_(bias);
     }
@@ -240,12 +236,10 @@ class Pass {
       const std::int64_t count = std::min(mlp_block_, hidden_.size(0) - first);
       at::Tensor hidden = hidden_.narrow(0, first, count);
       at::Tensor normed = space_.normed.narrow(0, 0, count);
-      at::Tensor gate_up = space_.gate_up.narrow(0, 0, count);
       at::Tensor active = space_.active.narrow(0, 0, count);
       normalise(input.narrow(0, first, count), weights.mlp_norm, model_.config(), normed);
       show(HookPoint::mlp_input, layer, normed);
-      multiply(normed, weights.gate_up, weights.gate_up_bias, gate_up);
-      activate(gate_up, model_.config().activation, active);
+      activate(multiply(normed, weights.gate_up, weights.gate_up_bias), model_.config().activation, active);
       add_block(HookPoint::mlp_output, layer, active, weights.down, weights.down_bias,
                 weights.post_mlp_norm, hidden);
     }
@@ -260,6 +254,7 @@ class Pass {
   std::vector<std::int32_t> positions_;  ///< [rows] of the layer at hand
   PassRotations rotations_;
   Workspace space_;
+  at::Tensor qkv_;     ///< [rows, (query_heads + 2 kv_heads) * head_dim] of the layer at hand
   at::Tensor hidden_;  ///< [rows, hidden_dim] float32 residual stream
 };
 
@@ -282,9 +277,7 @@ at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
 }
 
 at::Tensor head_logits(const LoadedModel& model, const at::Tensor& hidden) {
-  at::Tensor logits = at::empty({hidden.size(0), model.head().rows()}, hidden.options());
-  multiply(hidden, model.head(), {}, logits);
-  logits = logits.to(at::kFloat);
+  at::Tensor logits = multiply(hidden, model.head(), {}).to(at::kFloat);
   if (const double cap = model.config().output_softcap; cap > 0) {
     logits.div_(cap).tanh_().mul_(cap);
   }

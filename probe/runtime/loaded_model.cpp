@@ -9,6 +9,8 @@
 #include <ATen/ops/mm.h>
 #include <fmt/format.h>
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -212,6 +214,13 @@ at::Tensor LoadedModel::output_factor(int layer) const {
 std::shared_ptr<const Model> Model::load(std::shared_ptr<const ModelFile> file,
                                          const RuntimeOptions& options) {
   return std::make_shared<detail::LoadedModel>(std::move(file), options);
+}
+
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most there is; below, memory comes from the heap
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
 }
 
 }  // namespace kvscope

@@ -1,12 +1,10 @@
 #include "steps.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/mean.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
@@ -198,46 +196,33 @@ void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
   });
 }
 
-void multiply(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias,
-              at::Tensor& out) {
-  if (x.size(0) == 1 && x.device().is_cpu()) {
-    at::Tensor row = at::empty({weight.rows()}, at::kFloat);
-    weight.times(x.view({-1}), row);
-    out.copy_((bias.defined() ? row.add_(bias) : row).unsqueeze(0));
-    return;
+at::Tensor multiply(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias) {
+  if (x.size(0) > 1 || !x.device().is_cpu()) {
+    return weight.product(x, bias);
   }
-  weight.tiles([&](std::int64_t first, const at::Tensor& tile) {
-    at::Tensor columns = out.narrow(1, first, tile.size(0));
-    if (bias.defined()) {
-      at::addmm_out(columns, bias.narrow(0, first, tile.size(0)), x, tile.t());
-    } else {
-      at::mm_out(columns, x, tile.t());
-    }
-  });
+  at::Tensor row = at::empty({weight.rows()}, at::kFloat);
+  weight.times(x.view({-1}), row);
+  return (bias.defined() ? row.add_(bias) : row).unsqueeze(0).to(x.scalar_type());
 }
 
 void add_product(const at::Tensor& x, const WeightMatrix& weight, at::Tensor& hidden) {
-  if (x.size(0) == 1 && x.device().is_cpu()) {
+  if (x.size(0) == 1 && x.device().is_cpu()) {  // the sums are not rounded to the model's type
     at::Tensor row = at::empty({weight.rows()}, at::kFloat);
     weight.times(x.view({-1}), row);
     hidden.add_(row.unsqueeze(0));
     return;
   }
-  if (x.scalar_type() == at::kFloat) {
-    weight.tiles([&](std::int64_t first, const at::Tensor& tile) {
-      hidden.narrow(1, first, tile.size(0)).addmm_(x, tile.t());
-    });
-    return;
-  }
-  const at::Tensor product = linear(x, weight);
+  const at::Tensor product = weight.product(x);
   if (!hidden.device().is_cpu()) {
     hidden.add_(product);
     return;
   }
-  const Bf16* from = data_of<Bf16>(product);
-  float* to = hidden.mutable_data_ptr<float>();
-  at::parallel_for(0, hidden.numel(), 16384, [&](std::int64_t first, std::int64_t last) {
-    row_loops<Bf16>().add(from + first, last - first, to + first);
+  with_type(product, [&]<typename T>(T) {
+    const T* from = data_of<T>(product);
+    float* to = hidden.mutable_data_ptr<float>();
+    at::parallel_for(0, hidden.numel(), 16384, [&](std::int64_t first, std::int64_t last) {
+      row_loops<T>().add(from + first, last - first, to + first);
+    });
   });
 }
 

@@ -41,10 +41,9 @@ at::Tensor activated(const at::Tensor& x, Activation activation);
 void activate(const at::Tensor& gate_up, Activation activation, at::Tensor& out,
               bool plain = false);
 
-/// out = x weight^T + bias, all in the model's type; no bias where it is undefined. One row on the
-/// CPU goes through `WeightMatrix::times`.
-void multiply(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias,
-              at::Tensor& out);
+/// x weight^T + bias, all in the model's type: [rows, rows of weight]; no bias where it is
+/// undefined. One row on the CPU goes through `WeightMatrix::times`.
+at::Tensor multiply(const at::Tensor& x, const WeightMatrix& weight, const at::Tensor& bias);
 
 /// hidden += x weight^T; hidden float32 [rows, hidden_dim], x and weight in the model's type.
 void add_product(const at::Tensor& x, const WeightMatrix& weight, at::Tensor& hidden);

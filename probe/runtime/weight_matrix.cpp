@@ -3,12 +3,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
 
 #include "block_dot.h"
+#include "matrix_product.h"
 #include "matrix_vector.h"
 
 namespace kvscope::detail {
@@ -145,14 +144,15 @@ void WeightMatrix::times(const at::Tensor& x, at::Tensor& out) const {
   });
 }
 
-at::Tensor linear(const at::Tensor& x, const WeightMatrix& weight) {
-  if (!weight.kept()) {
-    return at::linear(x, weight.dense());
+at::Tensor WeightMatrix::product(const at::Tensor& x, const at::Tensor& bias) const {
+  if (!kept()) {
+    return matrix_product(x, dense_, bias);
   }
-  at::Tensor out = at::empty({x.size(0), weight.rows()}, x.options());
-  weight.tiles([&](std::int64_t first, const at::Tensor& tile) {
-    at::Tensor columns = out.narrow(1, first, tile.size(0));
-    at::mm_out(columns, x, tile.t());
+  at::Tensor out = at::empty({x.size(0), rows_}, x.options());
+  tiles([&](std::int64_t first, const at::Tensor& tile) {
+    const std::int64_t count = tile.size(0);
+    const at::Tensor part = bias.defined() ? bias.narrow(0, first, count) : bias;
+    out.narrow(1, first, count).copy_(matrix_product(x, tile, part));
   });
   return out;
 }

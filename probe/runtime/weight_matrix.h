@@ -44,6 +44,10 @@ class WeightMatrix {
   /// out [rows] float32 = matrix * x [columns], in float32. On the CPU.
   void times(const at::Tensor& x, at::Tensor& out) const;
 
+  /// x [n, columns] times the matrix transposed, plus bias [rows] where it is defined: [n, rows], all
+  /// in the model's type.
+  at::Tensor product(const at::Tensor& x, const at::Tensor& bias = {}) const;
+
  private:
   at::Tensor dense_;
   std::shared_ptr<const std::vector<Blocks>> parts_;
@@ -51,8 +55,5 @@ class WeightMatrix {
   std::int64_t columns_ = 0;
   at::ScalarType dtype_ = at::kFloat;
 };
-
-/// x [n, columns] times the matrix transposed, in the model's type: [n, rows].
-at::Tensor linear(const at::Tensor& x, const WeightMatrix& weight);
 
 }  // namespace kvscope::detail

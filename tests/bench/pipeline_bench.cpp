@@ -232,6 +232,7 @@ void run(const std::vector<std::string>& words) {
 }  // namespace kvscope::bench
 
 int main(int argc, char** argv) {
+  kvscope::keep_freed_memory();
   try {
     kvscope::bench::run({argv + 1, argv + argc});
   } catch (const kvscope::Error& error) {

@@ -8,6 +8,7 @@
 #include "command.h"
 #include "console.h"
 #include "kvscope/core/error.h"
+#include "kvscope/runtime/model.h"
 
 namespace {
 
@@ -47,6 +48,7 @@ void refuse_unknown_subcommand(const CLI::App& app, int argc, char** argv) {
 
 int main(int argc, char** argv) {
   kvscope::cli::install_console();
+  kvscope::keep_freed_memory();
   CLI::App app{about};
   app.name("kvscope");
   app.footer(pipeline);
