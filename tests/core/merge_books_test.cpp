@@ -51,5 +51,28 @@ TEST(MergeBooksTest, WhatAMergedSlotHeldIsDroppedWithIt) {
   EXPECT_EQ(books.held + books.dropped + books.evicted + books.clamped, 8);
 }
 
+TEST(MergeBooksTest, WhereNoMergeCountsAMergedTokenIsUncountedNotClamped) {
+  Decision decision = merged_twice();
+  for (MergeEdge& edge : decision.layers.front().edges) {
+    edge.count = 0;
+  }
+  EXPECT_FALSE(counts_merged(decision));
+  const MergeBooks books = merge_books(decision);
+  EXPECT_EQ(books.clamped, 0);
+  EXPECT_EQ(books.uncounted, 3);  // 1, 2 and 0
+  EXPECT_EQ(books.held, 2);       // 4 and 5
+  EXPECT_EQ(books.held + books.dropped + books.evicted + books.uncounted, 8);
+}
+
+TEST(MergeBooksTest, OneHeadUpToAnEvent) {
+  const Decision decision = merged_twice();
+  EXPECT_TRUE(counts_merged(decision));
+  const MergeBooks first = merge_books(decision, 0, 0, 1);
+  EXPECT_EQ(first.removed_slots, 3);
+  EXPECT_EQ(first.dropped, 1);
+  EXPECT_EQ(first.evicted, 0);
+  EXPECT_EQ(first.held + first.dropped + first.clamped, 8);
+}
+
 }  // namespace
 }  // namespace kvscope

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kvscope/scene/commands.h"
+#include "kvscope/scene/inspector.h"
 #include "kvscope/scene/merges.h"
 #include "kvscope/scene/moment.h"
 #include "made_decision.h"
@@ -137,6 +138,40 @@ TEST(Merges, SourcesWeightsAndMultiplicitiesAtBothCuts) {
   EXPECT_EQ(first.lost, 1);
   state.before = true;
   EXPECT_TRUE(merge_graph(scene, state).slots.empty());
+}
+
+TEST(Merges, AMergerThatDoesNotCountLosesNoToken) {
+  Decision decision = merging();
+  for (MergeEdge& edge : decision.layers[0].edges) {
+    edge.count = edge.source == edge.target ? 1 : 0;
+  }
+  const Scene scene = scene_of(decision, 4);
+  const MergeGraph graph = merge_graph(scene, clamped({}, scene.limits()));
+  EXPECT_FALSE(graph.counts);
+  EXPECT_DOUBLE_EQ(graph.lost, 1) << "the dropped one";
+  EXPECT_DOUBLE_EQ(graph.not_counted, 3);
+  EXPECT_DOUBLE_EQ(graph.multiplicity + graph.lost + graph.not_counted, graph.seen);
+}
+
+TEST(Merges, WhyTextGivesWeightsAndMultiplicitiesBeforeAndAfter) {
+  const Scene scene = scene_of(merging(), 4);
+  State state = clamped({}, scene.limits());
+  state.token = 4;
+  const WhyRow row = inspect_token(scene, state).rows[0];
+  EXPECT_DOUBLE_EQ(row.multiplicity_before, 3);
+  EXPECT_DOUBLE_EQ(row.multiplicity_after, 4);
+  EXPECT_NE(why_text(row).find("Merged into 0 (key weight 0.4, value weight 0.5); that slot counted "
+                               "as 3 tokens before and 4 after"),
+            std::string::npos)
+      << why_text(row);
+  state.token = 0;
+  const auto target = [&] { return why_text(inspect_token(scene, state).rows[0]); };
+  EXPECT_NE(target().find("its slot counted as 1 token before and 4 after"), std::string::npos)
+      << target();
+  state.seen = 4;
+  EXPECT_NE(target().find("its slot counted as 1 token before and 3 after"), std::string::npos);
+  state.before = true;
+  EXPECT_EQ(target().find("Merged"), std::string::npos);
 }
 
 TEST(Merges, ATargetIsOneOnlyOnceSomethingFoldedIntoIt) {

@@ -69,18 +69,24 @@ std::string memory_sentence(const std::vector<MethodAnswer>& answers) {
 /// What a merging method lost on the way; empty for the others.
 std::string losses_sentence(const MethodAnswer& answer) {
   const MergeBooks books = merge_books(answer.decision);
-  if (books.dropped_slots == 0 && books.clamped == 0) {
+  if (books.dropped_slots == 0 && books.clamped + books.uncounted == 0) {
     return "";
   }
   const auto share = [](double part, double whole) { return whole > 0 ? 100 * part / whole : 0; };
+  const auto tokens = static_cast<double>(books.tokens);
+  if (books.uncounted > 0) {
+    return fmt::format(
+        "{} at {}: {:.1f} % of all tokens are merged into slots that attention still counts as one "
+        "token each,\nwhich is the method's rule.\n",
+        answer.method, answer.keep, share(books.uncounted, tokens));
+  }
   return fmt::format(
       "{} at {}: {:.0f} % of the removed slots were dropped in a merge, not merged; {:.1f} % of "
-      "all "
-      "tokens\nseen are gone with them, {:.1f} % are merged but not counted.\n",
+      "all tokens\nseen are gone with them, {:.1f} % are merged beyond the limit on "
+      "multiplicities and not counted.\n",
       answer.method, answer.keep,
       share(static_cast<double>(books.dropped_slots), static_cast<double>(books.removed_slots)),
-      share(books.dropped, static_cast<double>(books.tokens)),
-      share(books.clamped, static_cast<double>(books.tokens)));
+      share(books.dropped, tokens), share(books.clamped, tokens));
 }
 
 std::string table(const Generation& generation, const std::vector<MethodAnswer>& answers,

@@ -288,7 +288,8 @@ nlohmann::json answers_json(const std::string& model_name, const std::string& ca
                       {"held", books.held},
                       {"evicted", books.evicted},
                       {"dropped", books.dropped},
-                      {"clamped", books.clamped}}},
+                      {"clamped", books.clamped},
+                      {"uncounted", books.uncounted}}},
                     {"compress_seconds", answer.compress_seconds},
                     {"decode_seconds", answer.decode_seconds}});
   }

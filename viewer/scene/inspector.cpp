@@ -59,26 +59,70 @@ void fill_score(const LayerDecision& layer, int kv_head, int token, WhyRow& row)
   }
 }
 
-std::string edges_of(const LayerDecision& layer, int kv_head, int token) {
-  std::string text;
-  int more = 0;
+std::string key_weight_text(const MergeEdge& edge) {
+  return fmt::format("{:.3g}{}", edge.key_weight,
+                     edge.key_row >= 0 ? " on average over channels" : "");
+}
+
+/// Tokens that a slot counts for after the events before `events`.
+double multiplicity_of(const LayerDecision& layer, int kv_head, int slot, int events) {
+  double count = 1;
   for (const MergeEdge& edge : layer.edges) {
-    if (edge.kv_head != kv_head || edge.source == edge.target ||
-        (edge.source != token && edge.target != token)) {
-      continue;
+    const bool here = edge.kv_head == kv_head && edge.target == slot && edge.source != slot;
+    count += here && edge.event < events ? static_cast<double>(edge.count) : 0;
+  }
+  return count;
+}
+
+/// Merges of a token by the first `cuts` events: where it went, or what it took in.
+void fill_merges(const LayerDecision& layer, int token, int cuts, WhyRow& row) {
+  std::vector<const MergeEdge*> into;
+  std::vector<const MergeEdge*> from;
+  for (const MergeEdge& edge : layer.edges) {
+    if (edge.kv_head == row.kv_head && edge.event < cuts && edge.source != edge.target) {
+      if (edge.source == token) {
+        into.push_back(&edge);
+      } else if (edge.target == token) {
+        from.push_back(&edge);
+      }
     }
-    if (text.size() > 160) {
+  }
+  const bool merged = !into.empty();
+  const std::vector<const MergeEdge*>& edges = merged ? into : from;
+  int more = 0;
+  for (const MergeEdge* edge : edges) {
+    if (row.merged_into.size() > 160) {
       ++more;
       continue;
     }
-    text += text.empty() ? "" : ", ";
-    text += fmt::format("{} {} (key weight {}, value weight {:.3g}, multiplicity {:.3g})",
-                        edge.source == token ? "into" : "from",
-                        edge.source == token ? edge.target : edge.source,
-                        edge.key_row >= 0 ? "by channel" : fmt::format("{:.3g}", edge.key_weight),
-                        edge.value_weight, edge.count);
+    row.merged_into += row.merged_into.empty() ? "" : ", ";
+    row.merged_into += fmt::format("{} {} (key weight {}, value weight {:.3g})",
+                                   merged ? "into" : "from", merged ? edge->target : edge->source,
+                                   key_weight_text(*edge), edge->value_weight);
   }
-  return more > 0 ? text + fmt::format(", and {} more", more) : text;
+  row.merged_into += more > 0 ? fmt::format(", and {} more", more) : "";
+  if (into.size() == 1) {
+    const MergeEdge& edge = *into.front();
+    row.multiplicity_before = multiplicity_of(layer, row.kv_head, edge.target, edge.event);
+    row.multiplicity_after = multiplicity_of(layer, row.kv_head, edge.target, edge.event + 1);
+  } else if (!merged && !from.empty()) {
+    row.multiplicity_before = 1;
+    row.multiplicity_after = multiplicity_of(layer, row.kv_head, token, cuts);
+  }
+}
+
+std::string multiplicity_text(const WhyRow& row) {
+  if (std::isnan(row.multiplicity_after)) {
+    return "";
+  }
+  const std::string who = row.merged_into.starts_with("into") ? "that slot" : "its slot";
+  if (row.multiplicity_after == row.multiplicity_before) {
+    return fmt::format("; {} counts as {:.3g} token{} before and after", who,
+                       row.multiplicity_after, row.multiplicity_after == 1 ? "" : "s");
+  }
+  return fmt::format("; {} counted as {:.3g} token{} before and {:.3g} after", who,
+                     row.multiplicity_before, row.multiplicity_before == 1 ? "" : "s",
+                     row.multiplicity_after);
 }
 
 /// Names and units of the method's score terms, and how they make the score: from its descriptor.
@@ -138,12 +182,14 @@ std::string capitalised(std::string text) {
 
 }  // namespace
 
-WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, char letter) {
+WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, char letter,
+               int cuts) {
   const LayerDecision& layer = decision.layers[static_cast<std::size_t>(layer_row)];
   WhyRow row;
   row.kv_head = kv_head;
   row.letter = token < layer.tokens ? letter : 'N';
   row.lost_error = row.cut = row.first_lost = row.margin = nan_value;
+  row.multiplicity_before = row.multiplicity_after = nan_value;
   if (row.letter == 'N') {
     row.reason = "later than the moment shown";
     return row;
@@ -160,7 +206,7 @@ WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, 
     row.removed_seen = decision.events[layer.removed_at[cell]].tokens_seen;
   }
   fill_terms(decision, layer, cell, row);
-  row.merged_into = edges_of(layer, kv_head, token);
+  fill_merges(layer, token, cuts < 0 ? static_cast<int>(decision.events.size()) : cuts, row);
   return row;
 }
 
@@ -188,7 +234,8 @@ Inspection inspect_token(const Scene& scene, const State& state) {
       const LayerDecision& layer = entry.decision.layers[static_cast<std::size_t>(state.layer)];
       WhyRow row =
           why_row(entry.decision, state.layer, kv_head, state.token,
-                  state.token < layer.tokens ? letters[layer.cell(kv_head, state.token)] : 'N');
+                  state.token < layer.tokens ? letters[layer.cell(kv_head, state.token)] : 'N',
+                  static_cast<int>(cuts_applied(entry.decision, state)));
       row.decision = static_cast<int>(index);
       row.title = entry.title;
       inspection.rows.push_back(std::move(row));
@@ -229,7 +276,7 @@ std::string why_text(const WhyRow& row) {
     text.pop_back();
   }
   if (!row.merged_into.empty()) {
-    text += ". Merged " + row.merged_into;
+    text += ". Merged " + row.merged_into + multiplicity_text(row);
   }
   if (std::isfinite(row.lost_error)) {
     text += fmt::format(". Losing this token alone changes the head's output by {:.3g} %",

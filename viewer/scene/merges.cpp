@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "kvscope/core/merge_books.h"
 #include "kvscope/scene/moment.h"
 #include "kvscope/scene/token_strip.h"
 
@@ -69,7 +70,10 @@ MergeGraph merge_graph(const Decision& decision, int row, int kv_head, const Sta
     graph.multiplicity += slot.alive ? slot.after - 1 : 0;
     graph.slots.push_back(std::move(slot));
   }
-  graph.lost = std::max(0, graph.seen - static_cast<int>(graph.multiplicity + 0.5));
+  const MergeBooks books = merge_books(decision, row, kv_head, static_cast<int>(applied));
+  graph.lost = books.evicted + books.dropped;
+  graph.not_counted = books.clamped + books.uncounted;
+  graph.counts = graph.merged == 0 || counts_merged(decision);
   return graph;
 }
 

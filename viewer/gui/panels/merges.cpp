@@ -147,9 +147,15 @@ void draw_merges(Ui& ui) {
                   ui.scene.layer_of(ui.state.layer), kv_head, graph.merged, graph.slots.size(),
                   graph.dropped.size())
           .c_str());
-  ImGui::TextDisabled("%s", fmt::format("Σ multiplicity {:.6g} + lost {} = {} tokens seen",
-                                        graph.multiplicity, graph.lost, graph.seen)
-                                .c_str());
+  ImGui::TextDisabled(
+      "%s", fmt::format("Σ multiplicity {:.6g} + lost {:.6g}{} = {} tokens seen",
+                        graph.multiplicity, graph.lost,
+                        graph.not_counted > 0
+                            ? fmt::format(" + merged but not counted {:.6g}{}", graph.not_counted,
+                                          graph.counts ? "" : " (the method's rule)")
+                            : "",
+                        graph.seen)
+                .c_str());
   if (graph.slots.empty() && graph.dropped.empty()) {
     offer_mergers(ui);
     return;

@@ -32,7 +32,13 @@ struct WhyRow {
   };
   std::vector<Term> terms;
   std::string combine;      ///< how the terms make the score, as the method says it
-  std::string merged_into;  ///< "into 81 (0.25)" for merged tokens; sources for targets
+  /// "into 81 (key weight 0.25, value weight 1)" for merged tokens; "from 82 (...)" for targets.
+  std::string merged_into;
+  /// Tokens that the slot stood for before the merge and after it: the target's at the cut that
+  /// merged this token, or this token's own before its first merge and at the moment. NaN without
+  /// merges, and where one token went into several slots.
+  double multiplicity_before = 0;
+  double multiplicity_after = 0;
 };
 
 struct Inspection {
@@ -49,8 +55,9 @@ struct Inspection {
 };
 
 /// Why a decision treated a token so in one layer (row among the captured ones) and KV head;
-/// `letter` is its fate there.
-WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, char letter);
+/// `letter` is its fate there, after the first `cuts` events; -1 = all.
+WhyRow why_row(const Decision& decision, int layer_row, int kv_head, int token, char letter,
+               int cuts = -1);
 
 /// At the moment of the state. Cost: one pass over the tokens of each selected head and decision.
 Inspection inspect_token(const Scene& scene, const State& state);

@@ -34,8 +34,10 @@ struct MergeGraph {
   std::vector<int> dropped;      ///< tokens a merge removed without folding them in (fate D)
   int merged = 0;                ///< tokens folded into others
   double multiplicity = 0;       ///< sum over the slots that are held, all of them
-  int seen = 0;                  ///< tokens that had passed; multiplicity + lost = seen when exact
-  int lost = 0;                  ///< tokens in no slot: evicted, dropped, or inside an evicted slot
+  int seen = 0;                  ///< tokens that had passed: multiplicity + lost + not_counted
+  double lost = 0;               ///< tokens in no slot: evicted, dropped, or inside such a slot
+  double not_counted = 0;        ///< merged into slots that do not count for them
+  bool counts = true;            ///< false: the method's merged slots always count as one token
 };
 
 /// Merge edges of decision A in the state's layer and first selected KV head.
