@@ -66,6 +66,7 @@ PieceEntry threshold_entry();
 PieceEntry diversity_entry();
 PieceEntry noise_entry();
 PieceEntry critical_entry();
+PieceEntry redundancy_entry();
 // Mergers.
 PieceEntry drop_entry();
 PieceEntry nearest_key_entry();

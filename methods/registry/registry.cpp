@@ -39,6 +39,7 @@ const std::vector<PieceEntry>& entries() {
       diversity_entry(),      //
       noise_entry(),          //
       critical_entry(),       //
+      redundancy_entry(),     //
       drop_entry(),           //
       nearest_key_entry(),    //
       pivot_entry(),          //

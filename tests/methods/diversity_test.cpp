@@ -135,5 +135,32 @@ TEST(Diversity, ABaseWithoutAScaleNeedsAWord) {
                "out of range");
 }
 
+/// Three equal keys and one square to them, equal scores. Of the newest copy similar to it each key
+/// takes no note: token 0 is seen by 1 and 2, token 1 by 0 alone, token 2 by none.
+TEST(Redundancy, RepeatedKeysAreMarkedDownNewestCopiesLess) {
+  const std::vector<float> rows{1, 0, 2, 0, 3, 0, 0, 1};
+  const std::vector<float> equal{7, 7, 7, 7};
+  const auto order = [&](const std::string& options, const std::vector<float>& scores) {
+    const std::vector<Method> methods = parse_methods("knorm | redundancy:" + options);
+    const Protection none(4);
+    return methods[0].pieces().parts.selector->select({scores, none, rows}, 4);
+  };
+  EXPECT_THAT(order("mix=0.5", equal), ElementsAre(2, 3, 1, 0));
+  EXPECT_THAT(order("mix=1", equal), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(order("mix=0.99", {4, 3, 2, 1}), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(order("mix=0", {4, 3, 2, 1}), ElementsAre(2, 3, 1, 0));
+}
+
+TEST(Redundancy, AMixOfOneIsTopKBitForBit) {
+  FakeRun run = generated_run({2, 4, 2, 50, 8, 8}, 39);
+  for (const char* base : {"knorm", "snapkv:window=4"}) {
+    const Decision plain = decided(run, base, "15");
+    const Decision one = decided(run, std::string(base) + " | redundancy:mix=1", "15");
+    const Decision half = decided(run, std::string(base) + " | redundancy", "15");
+    EXPECT_EQ(plain.layers[1].fate, one.layers[1].fate);
+    EXPECT_NE(plain.layers[1].fate, half.layers[1].fate);
+  }
+}
+
 }  // namespace
 }  // namespace kvscope::testing
