@@ -61,8 +61,8 @@ class Bench:
         self.foreign = []  # cores that other processes used during each cell
         self.ids = {}
 
-    def run(self, *command, name=None, tokens=None, environment=None):
-        """One process; its JSON lines are kept. Without a name in them, its wall seconds are."""
+    def process(self, *command, name=None, tokens=None, environment=None):
+        """One process: what it printed, its wall seconds, and the cores that others used meanwhile."""
         print("  " + " ".join(str(word) for word in command[:3]), "...", name or command[1], tokens or "", file=sys.stderr)
         start, busy, own = time.perf_counter(), busy_seconds(), children_seconds()
         done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -72,10 +72,15 @@ class Bench:
         self.foreign.append(foreign)
         if done.returncode != 0:
             sys.exit(f"{' '.join(str(word) for word in command)}\nended with {done.returncode}\n{done.stderr[-2000:]}")
+        return done.stdout, wall, foreign
+
+    def run(self, *command, name=None, tokens=None, environment=None):
+        """One process; its JSON lines are kept. Without a name in them, its wall seconds are."""
+        printed, wall, foreign = self.process(*command, name=name, tokens=tokens, environment=environment)
         if name:
             self.runs.append({"name": name, "seconds": wall, "foreign_cores": foreign})
             return
-        for line in done.stdout.splitlines():
+        for line in printed.splitlines():
             if line.startswith("{"):
                 self.runs.append({"tokens": tokens, "foreign_cores": foreign, **json.loads(line)})
 
@@ -130,6 +135,8 @@ def measure(bench):
     bench.ours("overhead", model, ids, out / "overhead.capture.h5", STEPS, tokens=TOKENS)
     bench.ours("writer", model, ids, out / "writer.capture.h5", options.rounds, tokens=TOKENS)
     bench.ours("decide", capture, 5, *METHODS)
+    bench.ours("decide", capture, 15, "snapkv", "laprox")
+    greedy(bench)
     bench.peer("kvpress_decide.py", model, ids, cache, options.rounds)
     bench.ours("ratios", model, bench.ids[LONG], out / "long.capture.h5", 3, tokens=LONG)
     for method, _ in MERGING:
@@ -159,6 +166,18 @@ def measure_speed(bench, ids, cache):
     bench.peer("transformers_run.py", "sdpa_bfloat16", model, ids, cache, tokens=TOKENS)
     bench.ours("decode", model, ids, 32, "bfloat16", tokens=TOKENS)
     bench.ours("decode", model, ids, 32, "kept", tokens=TOKENS)
+
+
+def greedy(bench):
+    """alpha's greedy choice of one in five of LONG candidates, SmolLM2's 90 (layer, KV head) units at once."""
+    printed, _, foreign = bench.process(
+        pathlib.Path(bench.options.build) / "bench" / "greedy_diversity_bench", "--benchmark_format=json",
+        f"--benchmark_filter=^bench_kernel/candidates:{LONG}/aggregate:0", "--benchmark_repetitions=5",
+        "--benchmark_report_aggregates_only=true", name="greedy", environment={"OMP_NUM_THREADS": "2"})
+    median = next(cell for cell in json.loads(printed)["benchmarks"] if cell.get("aggregate_name") == "median")
+    assert median["time_unit"] == "ms"
+    bench.runs.append({"name": "greedy", "seconds": median["real_time"] / 1000, "gflops": median["GFLOP/s_dense"],
+                       "foreign_cores": foreign})
 
 
 def picture(bench, capture):
@@ -243,6 +262,12 @@ def rows(bench):
     for method, aim in (("knorm", "at most 1"), ("snapkv", "at most 1"), ("observed_attention", "under 0.1 s")):
         mine, other = get(f"decide.{method}"), get(f"kvpress.{method}")
         yield f"decide {method}, {TOKENS} tokens", seconds(mine), f"kvpress {seconds(other)}" if other else "", ratio(mine, other, aim)
+    mine, other = get("decide.laprox"), get("decide.snapkv")
+    yield (f"decide laprox, {TOKENS} tokens: the same reads, then one ranking over all layers and heads", seconds(mine),
+           f"our decide snapkv {seconds(other)}", ratio(mine, other, "at most 2"))
+    if get("greedy"):
+        yield (f"alpha's greedy, {LONG} candidates x 90 (layer, KV head) units: bound by the cosines, picks x candidates x head_dim",
+               seconds(get("greedy")), f"{get('greedy', 'gflops'):.0f} GFLOP/s as if none were skipped", "(under 1.5 s)")
     yield ("ten methods, one call", seconds(get("decide.one_call")), f"ten calls {seconds(get('decide.separate_calls'))}",
            ratio(get("decide.one_call"), get("decide.separate_calls"), "below 1"))
     if get("view"):
