@@ -91,10 +91,10 @@ class ChunkedMerge final : public Compressor {
     const int seen = run_->tokens_seen() + (append ? count : 0);
     ForwardRequest request;
     request.append = append;
-    request.key_gradient = weigher_->needs_gradient() && remove > 0;
+    request.key_gradient = remove > 0 ? weigher_->gradient() : KeyGradient::none;
     request.observe = [&](const LayerEvidence& evidence) {
       const ChunkView view(evidence, past, plan_.sink, append ? chunk_ + 1 : chunk_, count);
-      if (remove > 0 || !weigher_->needs_gradient()) {
+      if (remove > 0 || weigher_->gradient() == KeyGradient::none) {
         weigher_->look(view);
       }
       if (remove > 0) {

@@ -27,7 +27,9 @@ class Curvature final : public PairWeigher {
 
   explicit Curvature(const CurvatureOptions& options) : options_(options) {}
 
-  bool needs_gradient() const override { return options_.variant == Variant::oracle; }
+  KeyGradient gradient() const override {
+    return options_.variant == Variant::oracle ? options_.gradient : KeyGradient::none;
+  }
 
   void look(const ChunkView& view) override {
     blocks_.clear();

@@ -55,6 +55,16 @@ void describe_pairs(PieceInfo& info) {
   info.combine = "pair_mass * recency * multiplicity";
 }
 
+const char* const gradient_help =
+    "number type of the key gradients; float32: back through the probe as it was computed, as the "
+    "authors' code does (theirs in bfloat16); float64 (ours): the probe is computed again in "
+    "float64 on the cache as it is stored, which settles weights whose gradients nearly cancel; "
+    "several times the look back's time, and the head's weights once more in float64";
+
+KeyGradient gradient_of(const Arguments& arguments) {
+  return arguments.text("gradient") == "float64" ? KeyGradient::float64 : KeyGradient::float32;
+}
+
 const char* const timing_departures =
     "float32, ties to the lower pair; a probe pass that could change nothing is left out; the last "
     "token of a prompt of 512 n + 1 is read (the authors' driver never feeds it); a loss that is "
@@ -71,11 +81,13 @@ PieceEntry asymkv_entry() {
   entry.info.paper = "Cui and Xu 2025, arXiv:2506.05410; code the-scale-lab/Asymkv 6e844dc";
   entry.info.departures = timing_departures;
   describe_pairs(entry.info);
-  entry.info.parameters = with_shared({});
+  entry.info.parameters =
+      with_shared({choice_parameter("gradient", "float32|float64", gradient_help)});
   entry.build = [](const Arguments& arguments, Parts& parts) {
     PairMergeRule rule = shared_rule(arguments);
     rule.ranking = {PairRanking::Count::per_pair, false};
-    parts.cadence = make_chunked_merge(chunk_options(arguments), rule, make_squared_gradients());
+    parts.cadence = make_chunked_merge(chunk_options(arguments), rule,
+                                       make_squared_gradients(gradient_of(arguments)));
     parts.form = {Frame::pre_rope, CacheForm::Positions::multiplicity, CacheForm::Values::sum};
   };
   entry.closed = true;
@@ -108,6 +120,7 @@ PieceEntry kvslimmer_entry() {
        choice_parameter("agg", "window|per_query",
                         "paper: attention averaged over queries and heads first, or norms "
                         "averaged over them"),
+       choice_parameter("gradient", "float32|float64", std::string("oracle: ") + gradient_help),
        boolean_parameter("safe", false,
                          "true: key weights clamped to [0, 1], one half each where they cancel")});
   entry.build = [](const Arguments& arguments, Parts& parts) {
@@ -124,7 +137,7 @@ PieceEntry kvslimmer_entry() {
         chunk_options(arguments), rule,
         make_curvature({variant, arguments.text("proxy_value") == "mean",
                         arguments.boolean("history"), arguments.text("agg") == "per_query",
-                        arguments.boolean("safe")}));
+                        gradient_of(arguments), arguments.boolean("safe")}));
     parts.form = {Frame::pre_rope, CacheForm::Positions::multiplicity, CacheForm::Values::sum};
   };
   entry.closed = true;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cadences/pair_scores.h"
+#include "kvscope/evidence/model_run.h"
 
 namespace kvscope::detail {
 
@@ -20,7 +21,7 @@ struct MergedRun {
 class PairWeigher {
  public:
   virtual ~PairWeigher() = default;
-  virtual bool needs_gradient() const = 0;
+  virtual KeyGradient gradient() const = 0;
   /// Whether a probe that cuts nothing still leaves something behind.
   virtual bool remembers() const { return false; }
   /// Looks at one layer; what it remembers of slots between probes is kept by token.

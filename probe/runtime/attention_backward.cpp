@@ -31,7 +31,7 @@ class HeadBackward {
         key_gradient_(gradient.keys.select(0, kv_head)),
         value_gradient_(gradient.new_values.select(0, kv_head)) {
     if (trace.multiplicity.defined()) {
-      log_count_ = at::log(trace.multiplicity.select(0, kv_head));
+      log_count_ = at::log(trace.multiplicity.select(0, kv_head).to(keys_.scalar_type()));
     }
     delta_ = output_gradient.mul(trace.output).sum(-1);
   }

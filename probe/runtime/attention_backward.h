@@ -24,7 +24,8 @@ struct AttentionGradient {
 
 /// Gradients of a loss through attention, from d loss / d output. The newest `rows` slots are
 /// causal, older ones visible to every query. Probabilities come back from the LSE a block of
-/// queries at a time, so that memory stays at block x slots. float32, LibTorch operators.
+/// queries at a time, so that memory stays at block x slots. LibTorch operators, in the number type
+/// of the trace.
 AttentionGradient attention_backward(const AttentionTrace& trace,
                                      const at::Tensor& output_gradient);
 

@@ -11,8 +11,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention_backward.h"
-#include "differentiable.h"
+#include "cached_attention.h"
 #include "kvscope/core/error.h"
 #include "rotation.h"
 
@@ -28,32 +27,28 @@ struct Loss {
   at::Tensor normed;  ///< [rows, hidden_dim] d loss / d normed
 };
 
-Loss next_token_loss(const LoadedModel& model, std::span<const std::int32_t> ids,
+Loss next_token_loss(const DifferentiableModel& model, std::span<const std::int32_t> ids,
                      const at::Tensor& normed) {
   const std::int64_t targets = normed.size(0) - 1;
   at::Tensor next = at::empty({targets, 1}, at::kLong);
   std::copy(ids.begin() + 1, ids.end(), next.mutable_data_ptr<std::int64_t>());
   next = next.to(normed.device());
   Loss loss;
-  loss.normed = at::empty_like(normed, at::kFloat);
+  loss.normed = at::empty_like(normed, model.type());
   loss.normed.select(0, targets).zero_();  // the newest row has no target inside the pass
   for (std::int64_t first = 0; first < targets; first += head_block) {
     const std::int64_t count = std::min(head_block, targets - first);
-    const at::Tensor logits = head_logits(model, normed.narrow(0, first, count));
+    const at::Tensor logits = model.logits(normed.narrow(0, first, count));
     at::Tensor log_p = at::log_softmax(logits, -1);
     const at::Tensor index = next.narrow(0, first, count);
     loss.value -= log_p.gather(1, index).sum().item<double>();
     at::Tensor gradient = log_p.exp_();
-    gradient.scatter_add_(1, index, at::empty_like(index, at::kFloat).fill_(-1));
+    gradient.scatter_add_(1, index, at::empty_like(index, model.type()).fill_(-1));
     gradient.div_(static_cast<double>(targets));
-    if (const double cap = model.config().output_softcap; cap > 0) {
+    if (const double cap = model.model().config().output_softcap; cap > 0) {
       gradient.mul_(logits.div(cap).square_().neg_().add_(1));  // of c tanh(x / c)
     }
-    at::Tensor back = loss.normed.narrow(0, first, count);
-    back.zero_();
-    model.head().tiles([&](std::int64_t row, const at::Tensor& tile) {
-      back.add_(at::matmul(gradient.narrow(1, row, tile.size(0)).to(model.dtype()), tile));
-    });
+    loss.normed.narrow(0, first, count).copy_(model.through_head(gradient));
   }
   loss.value /= static_cast<double>(targets);
   return loss;
@@ -64,36 +59,39 @@ at::Tensor leaf(const at::Tensor& tensor) {
 }
 
 /// d loss / d output of the last layer.
-at::Tensor through_output_norm(const LoadedModel& model, const PassTrace::Layer& last,
+at::Tensor through_output_norm(const DifferentiableModel& model, const PassTrace::Layer& last,
                                const at::Tensor& upstream) {
   const std::int64_t rows = last.hidden.size(0);
-  const at::Tensor out = leaf(after_attention(model, model.shape().layers - 1, last.hidden,
-                                              last.output.transpose(0, 1).reshape({rows, -1})));
+  const at::Tensor out =
+      leaf(model.after_attention(model.model().shape().layers - 1, last.hidden,
+                                 last.output.transpose(0, 1).reshape({rows, -1})));
   const at::AutoGradMode recording(true);
-  return torch::autograd::grad({output_norm(model, out)}, {out}, {upstream}).front();
+  return torch::autograd::grad({model.output_norm(out)}, {out}, {upstream}).front();
 }
 
 class Backward {
  public:
-  Backward(const LoadedModel& model, const std::vector<LayerState>& layers)
+  Backward(const DifferentiableModel& model, const std::vector<LayerState>& layers)
       : model_(model), layers_(layers) {}
 
   /// Through one layer: d loss / d output of the layer becomes that of its input.
   LayerGradient run_layer(int layer, const PassTrace::Layer& trace, at::Tensor& upstream) {
+    const ModelShape& shape = model_.model().shape();
     const LayerState& state = layers_[static_cast<std::size_t>(layer)];
     const std::int64_t rows = trace.hidden.size(0);
     const at::AutoGradMode recording(true);
     const at::Tensor hidden = leaf(trace.hidden);
     const at::Tensor attended = leaf(trace.output.transpose(0, 1).reshape({rows, -1}));
-    const at::Tensor out = after_attention(model_, layer, hidden, attended);
+    const at::Tensor out = model_.after_attention(layer, hidden, attended);
     const auto tail = torch::autograd::grad({out}, {attended, hidden}, {upstream});
-    LayerGradient gradient{layer, {}, {}};
-    gradient.output = tail[0].view({rows, model_.shape().query_heads, -1}).transpose(0, 1);
-    const AttentionGradient inner = through_attention(state, trace, gradient.output, layer);
-    const Rotation rotation =
-        rotation_of(model_.shape().rope_of(layer), trace.positions, model_.device());
+    LayerGradient gradient{layer, {}, {}, {}};
+    gradient.output = tail[0].view({rows, shape.query_heads, -1}).transpose(0, 1);
+    const Rotation rotation = rotation_of(shape.rope_of(layer), trace.positions,
+                                          model_.model().device(), 0, model_.type());
     const at::Tensor input = leaf(trace.hidden);
-    const Projected projected = project(model_, layer, input, rotation);
+    const Projected projected = model_.project(layer, input, rotation);
+    gradient.attention = attention_of(state, trace, projected, layer);
+    const AttentionGradient inner = through(gradient.attention, gradient.output);
     const auto head = torch::autograd::grad(
         {projected.queries, projected.keys, projected.values}, {input},
         {inner.queries, inner.keys.narrow(1, state.longest() - rows, rows), inner.new_values});
@@ -103,29 +101,31 @@ class Backward {
   }
 
  private:
-  AttentionGradient through_attention(const LayerState& state, const PassTrace::Layer& trace,
-                                      const at::Tensor& output_gradient, int layer) const {
-    KVSCOPE_CHECK(state.uniform() && model_.shape().window_of(layer) == 0 &&
-                      model_.shape().rope_of(layer).growth == RopeGrowth::fixed,
-                  ErrorCode::unsupported,
-                  "gradients need KV heads of one length, no sliding window and a fixed rotation",
-                  fmt::format("layer {}", layer), "use a method that needs no gradients");
+  /// As it was computed forward.
+  AttentionTrace attention_of(const LayerState& state, const PassTrace::Layer& trace,
+                              const Projected& projected, int layer) const {
     const at::NoGradGuard no_grad;
-    return attention_backward(
-        {trace.queries, state.keys().to(at::kFloat), state.values().to(at::kFloat),
-         state.multiplicity(), trace.lse, trace.output, model_.shape().attention_scale,
-         model_.shape().logit_softcap},
-        output_gradient);
+    AttentionTrace attention = cached_attention(model_, state, layer, projected);
+    attention.queries = trace.queries;
+    attention.lse = trace.lse;
+    attention.output = trace.output;
+    return attention;
+  }
+
+  static AttentionGradient through(const AttentionTrace& attention,
+                                   const at::Tensor& output_gradient) {
+    const at::NoGradGuard no_grad;
+    return attention_backward(attention, output_gradient);
   }
 
   /// The transpose of the rotation: its inverse, but for the attention factor.
   at::Tensor before_rotation(const LayerState& state, const at::Tensor& keys, int layer) const {
     const at::NoGradGuard no_grad;
-    const RopeParameters& rope = model_.shape().rope_of(layer);
+    const RopeParameters& rope = model_.model().shape().rope_of(layer);
     return state.turned(keys, rope, true).mul_(rope.attention_factor * rope.attention_factor);
   }
 
-  const LoadedModel& model_;
+  const DifferentiableModel& model_;
   const std::vector<LayerState>& layers_;
 };
 
@@ -139,7 +139,7 @@ void PassTrace::keep(const LayerPass& pass) {
                      {pass.positions.begin(), pass.positions.end()}});
 }
 
-double run_backward(const LoadedModel& model, const std::vector<LayerState>& layers,
+double run_backward(const DifferentiableModel& model, const std::vector<LayerState>& layers,
                     const PassTrace& trace, std::span<const std::int32_t> ids,
                     const at::Tensor& normed,
                     const std::function<void(const LayerGradient&)>& watch,
@@ -152,7 +152,7 @@ double run_backward(const LoadedModel& model, const std::vector<LayerState>& lay
                 "check the model's weights, or compute in float32");
   at::Tensor upstream = through_output_norm(model, trace.layers().back(), loss.normed);
   Backward backward(model, layers);
-  for (int layer = model.shape().layers - 1; layer >= 0; --layer) {
+  for (int layer = model.model().shape().layers - 1; layer >= 0; --layer) {
     KVSCOPE_CHECK(stop == nullptr || !stop->load(), ErrorCode::interrupted, "the run was stopped",
                   fmt::format("layer {}, on the way back", layer),
                   "start it again; nothing was written");

@@ -59,7 +59,7 @@ class LayerState {
   at::Tensor lengths() const;
   SlotTable slots() const;
   /// rows [kv_heads, slots, head_dim] turned by the positions of the live slots, or turned back;
-  /// zero behind them.
+  /// zero behind them. Angles are float64 where the rows are.
   at::Tensor turned(const at::Tensor& rows, const RopeParameters& rope, bool back,
                     int prompt_tokens = 0) const;
   at::Tensor stored_keys() const;    ///< likewise, in the form's frame

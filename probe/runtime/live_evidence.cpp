@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "attention_plain.h"
 #include "attention_rows.h"
 #include "kvscope/core/error.h"
 #include "kvscope/kernels/attention_stats.h"
@@ -85,6 +86,9 @@ at::Tensor LiveEvidence::queries(int newest) const {
 at::Tensor LiveEvidence::attention(int newest) const {
   check_newest(newest);
   return remembered("attention", newest, [&] {
+    if (gradient_.attention.queries.defined() && newest == gradient_.attention.queries.size(1)) {
+      return attention_probabilities(gradient_.attention);
+    }
     const std::vector<std::int32_t> positions(statistics_.positions.end() - newest,
                                               statistics_.positions.end());
     return attention_rows(queries(newest), positions, state_, shape(), moment_.layer);

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "attention_backward.h"
 #include "kvscope/evidence/layer_evidence.h"
 #include "layer_state.h"
 #include "layer_statistics.h"
@@ -16,6 +17,7 @@ namespace kvscope::detail {
 struct PassGradient {
   at::Tensor keys;    ///< [kv_heads, slots, head_dim] pre-RoPE
   at::Tensor output;  ///< [query_heads, rows, head_dim]
+  AttentionTrace attention;  ///< set in float64: attention of the whole pass comes from it
 };
 
 /// Evidence of one layer of a live run; refers to the run's state until its next forward or apply.

@@ -238,7 +238,8 @@ void LiveRunOnModel::check_request(std::span<const std::int32_t> ids,
                                    const ForwardRequest& request) const {
   KVSCOPE_CHECK(!ids.empty(), ErrorCode::usage, "no tokens to run", "forward",
                 "pass at least one token id");
-  KVSCOPE_CHECK(!request.key_gradient || (request.observe && ids.size() > 1), ErrorCode::usage,
+  const bool gradient = request.key_gradient != KeyGradient::none;
+  KVSCOPE_CHECK(!gradient || (request.observe && ids.size() > 1), ErrorCode::usage,
                 "gradients of keys need someone to observe them and two tokens", "forward",
                 "set observe, and run at least two tokens");
   check_room(ids.size());
@@ -274,7 +275,7 @@ void LiveRunOnModel::forward(std::span<const std::int32_t> token_ids,
                 !in_prompt,
                 in_prompt ? tokens_.prompt_tokens : seen,
                 request.observe ? &observer : nullptr};
-  const bool all_rows = request.key_gradient || hooked(nullptr, 0);
+  const bool all_rows = request.key_gradient != KeyGradient::none || hooked(nullptr, 0);
   const at::Tensor hidden =
       pass({token_ids, positions, seen_, tokens_.prompt_tokens, all_rows}, use);
   try {

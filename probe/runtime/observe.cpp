@@ -3,7 +3,7 @@
 namespace kvscope::detail {
 
 void PassObserver::layer(const LayerPass& pass) {
-  if (request_.key_gradient) {
+  if (request_.key_gradient != KeyGradient::none) {
     trace_.keep(pass);
   } else {
     show(pass.layer, {pass.queries, pass.lse, pass.positions}, {});
@@ -12,15 +12,22 @@ void PassObserver::layer(const LayerPass& pass) {
 
 void PassObserver::back(std::span<const std::int32_t> ids, const at::Tensor& normed,
                         const std::atomic<bool>* stop) const {
-  if (!request_.key_gradient) {
+  if (request_.key_gradient == KeyGradient::none) {
     return;
   }
-  const auto watch = [this](const LayerGradient& gradient) {
+  const DifferentiableModel model(*model_, request_.key_gradient == KeyGradient::float64);
+  const auto watch = [&](const LayerGradient& gradient) {
     const PassTrace::Layer& kept = trace_.layers()[static_cast<std::size_t>(gradient.layer)];
     show(gradient.layer, {kept.queries, kept.lse, kept.positions},
-         {gradient.keys, gradient.output.contiguous()});
+         {gradient.keys, gradient.output.contiguous(),
+          model.float64() ? gradient.attention : AttentionTrace{}});
   };
-  run_backward(*model_, layers_, trace_, ids, normed, watch, stop);
+  if (!model.float64()) {
+    run_backward(model, layers_, trace_, ids, normed, watch, stop);
+    return;
+  }
+  const Float64Pass pass = in_float64(model, layers_, trace_, ids, stop);
+  run_backward(model, layers_, pass.trace, ids, pass.normed, watch, stop);
 }
 
 void PassObserver::show(int layer, const StatisticsPass& pass, const PassGradient& gradient) const {

@@ -16,17 +16,13 @@ bool rotate_alike(const RopeParameters& a, const RopeParameters& b) {
          a.growth_factor == b.growth_factor && a.long_inverse_frequency == b.long_inverse_frequency;
 }
 
-}  // namespace
-
-Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> positions,
-                     at::Device device, int shortest) {
-  const auto half = static_cast<std::int64_t>(rope.inverse_frequency.size());
-  const auto rows = static_cast<std::int64_t>(positions.size());
-  Rotation rotation{at::empty({rows, half}, at::kFloat), at::empty({rows, half}, at::kFloat),
-                    rope.attention_factor};
-  float* cosine = rotation.cosine.mutable_data_ptr<float>();
-  float* sine = rotation.sine.mutable_data_ptr<float>();
-  const auto factor = static_cast<float>(rope.attention_factor);
+/// Fills cosine and sine in the number type `Real`.
+template <typename Real>
+void fill(const RopeParameters& rope, std::span<const std::int32_t> positions, int shortest,
+          Rotation& rotation) {
+  Real* cosine = rotation.cosine.mutable_data_ptr<Real>();
+  Real* sine = rotation.sine.mutable_data_ptr<Real>();
+  const auto factor = static_cast<Real>(rope.attention_factor);
   std::vector<double> frequencies = rope.inverse_frequency;
   int table = -1;
   for (const std::int32_t position : positions) {
@@ -36,10 +32,25 @@ Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> p
       table = tokens;
     }
     for (const double frequency : frequencies) {
-      const float angle = static_cast<float>(position) * static_cast<float>(frequency);
+      const Real angle = static_cast<Real>(position) * static_cast<Real>(frequency);
       *cosine++ = std::cos(angle) * factor;
       *sine++ = std::sin(angle) * factor;
     }
+  }
+}
+
+}  // namespace
+
+Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> positions,
+                     at::Device device, int shortest, at::ScalarType type) {
+  const auto half = static_cast<std::int64_t>(rope.inverse_frequency.size());
+  const auto rows = static_cast<std::int64_t>(positions.size());
+  Rotation rotation{at::empty({rows, half}, type), at::empty({rows, half}, type),
+                    rope.attention_factor};
+  if (type == at::kDouble) {
+    fill<double>(rope, positions, shortest, rotation);
+  } else {
+    fill<float>(rope, positions, shortest, rotation);
   }
   if (!device.is_cpu()) {
     rotation.cosine = rotation.cosine.to(device);

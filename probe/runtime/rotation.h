@@ -10,7 +10,7 @@
 
 namespace kvscope::detail {
 
-/// Cosine and sine of the rotary angles: [rows, dims / 2] float32, attention factor included.
+/// Cosine and sine of the rotary angles: [rows, dims / 2], attention factor included.
 struct Rotation {
   at::Tensor cosine;
   at::Tensor sine;
@@ -18,13 +18,14 @@ struct Rotation {
   std::int64_t dims() const { return 2 * cosine.size(1); }
 };
 
-/// Angles position * frequency in float32, as the Hugging Face models compute them. Where the
-/// rotation grows with the sequence, a row uses the table of a sequence that ends with it, but at
-/// least `shortest` tokens long (the prompt): as one pass over the prompt and then token by token.
+/// Angles position * frequency in `type`: float32, as the Hugging Face models compute them, or
+/// float64. Where the rotation grows with the sequence, a row uses the table of a sequence that
+/// ends with it, but at least `shortest` tokens long (the prompt): as one pass over the prompt and
+/// then token by token.
 Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> positions,
-                     at::Device device, int shortest = 0);
+                     at::Device device, int shortest = 0, at::ScalarType type = at::kFloat);
 
-/// Rotates the last axis of x [..., rows, head_dim] float32; `inverse` undoes it exactly up to
+/// Rotates the last axis of x [..., rows, head_dim], in the type of the rotation; `inverse` undoes it exactly up to
 /// rounding. Channels from `rotation.dims()` on pass through.
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, bool inverse = false);
 

@@ -1,6 +1,7 @@
-"""Goldens of AsymKV and KVSlimmer: both written out again in float64 from their description, on the tiny model.
+"""Goldens of AsymKV and KVSlimmer: both written out again in float64 from their description, on the tiny model or a real one.
 
 usage: pair_merging.py data/tiny.gguf pair_merging.json
+       pair_merging.py models/smollm2.gguf smollm2_merging.json smollm2_decisions.json     (whose first 256 token ids it reads)
 
 Nothing here is shared with kvscope: the model's forward pass, the chunk loop, the ranking of pairs, key weights,
 the commit with its lost tokens, positions from multiplicities and the gradients (torch autograd, float64, the whole
@@ -18,42 +19,11 @@ import json
 import math
 import sys
 
-import gguf
-import numpy as np
 import torch
+from llama_float64 import Model
 
-torch.set_default_dtype(torch.float64)
 EPS = 1e-21
 GAMMA = 4096 / math.log(512)
-
-
-class Model:
-    def __init__(self, path):
-        reader = gguf.GGUFReader(path)
-        field = lambda name: reader.fields[name].contents()
-        self.layers = field("llama.block_count")
-        self.heads = field("llama.attention.head_count")
-        self.kv = field("llama.attention.head_count_kv")
-        self.dim = field("llama.rope.dimension_count")
-        self.epsilon = field("llama.attention.layer_norm_rms_epsilon")
-        self.base = field("llama.rope.freq_base")
-        self.w = {t.name: torch.tensor(np.array(t.data, dtype=np.float64)) for t in reader.tensors}
-        for layer in range(self.layers):
-            for name, heads in (("attn_q", self.heads), ("attn_k", self.kv)):
-                key = f"blk.{layer}.{name}.weight"
-                w = self.w[key]  # rows for neighbouring pairs; put each head's halves together
-                self.w[key] = w.view(heads, self.dim // 2, 2, -1).transpose(1, 2).reshape(w.shape)
-
-    def norm(self, x, name):
-        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + self.epsilon) * self.w[name + ".weight"]
-
-    def rope(self, x, positions):  # [heads, n, dim]
-        half = self.dim // 2
-        inverse = self.base ** (-torch.arange(half, dtype=torch.float64) * 2 / self.dim)
-        angle = positions.to(torch.float64)[:, None] * inverse
-        c, s = torch.cos(angle), torch.sin(angle)
-        a, b = x[..., :half], x[..., half:]
-        return torch.cat([a * c - b * s, b * c + a * s], -1)
 
 
 class Cache:
@@ -93,9 +63,7 @@ def forward(model, caches, ids, first_token, keep_graph=False):
         if keep_graph:
             out.retain_grad()
         x = x + out.transpose(0, 1).reshape(n, -1) @ w[p + "attn_output.weight"].T
-        h = model.norm(x, p + "ffn_norm")
-        gate, up = h @ w[p + "ffn_gate.weight"].T, h @ w[p + "ffn_up.weight"].T
-        x = x + (torch.nn.functional.silu(gate) * up) @ w[p + "ffn_down.weight"].T
+        x = model.mlp(x, layer)
         seen.append(dict(k=k.detach(), v=v.detach(), p=prob.detach(), out=out, leaf=leaf, raw=k))
     return model.norm(x, "output_norm") @ w["token_embd.weight"].T, seen
 
@@ -158,14 +126,14 @@ def commit(model, cache, mid, chosen, rule, clamp):
     keep, merges, dropped = [True] * len(cache.l), [], []
     for i in sorted(chosen):
         s = mid.start + i
-        k[:, s], weights = rule(i)
+        k[:, s], weights, rows = rule(i)
         v[:, s] = cache.v[:, s] + cache.v[:, s + 1]
         l[s] = cache.l[s] + cache.l[s + 1]
         keep[s + 1] = False
-        if i - 1 in chosen:
+        if i - 1 in chosen:  # the pair before takes its slot
             dropped.append(cache.token[s + 1])
         else:
-            merges.append([cache.token[s], cache.token[s + 1], weights])
+            merges.append([cache.token[s], cache.token[s + 1], weights] + ([] if rows is None else [rows]))
     before = cache.l.sum().item()
     lost = sum(cache.l[cache.token.index(t)].item() for t in dropped)
     l[mid.start :] = torch.clamp(l[mid.start :], max=clamp)
@@ -206,7 +174,7 @@ def cut(model, caches, seen, extra, sizes, variant, histories, chunk):
                 a = mid.start + i
                 h1, h2 = gradient[:, a] ** 2, gradient[:, a + 1] ** 2
                 k = (h1 * keys[:, a] + h2 * keys[:, a + 1]) / (h1 + h2 + EPS)
-                return k, k.tolist()
+                return k, (h1 / (h1 + h2 + EPS)).mean(-1).tolist(), k.tolist()
         else:
             eps = EPS if variant["variant"] == "code" else 0.0
             updates = {}
@@ -217,7 +185,7 @@ def cut(model, caches, seen, extra, sizes, variant, histories, chunk):
                 if variant["variant"] == "code":
                     merged = wa ** 2 * own[:, i] + wb ** 2 * own[:, i + 1]
                     updates[i] = (tokens[a], merged)
-                return wa[:, None] * keys[:, a] + wb[:, None] * keys[:, a + 1], wa.tolist()
+                return wa[:, None] * keys[:, a] + wb[:, None] * keys[:, a + 1], wa.tolist(), None
         merges, dropped, clamped = commit(model, cache, mid, chosen, rule, sizes["clamp"])
         if variant["method"] == "kvslimmer" and variant["variant"] == "code":
             for i, (token, merged) in updates.items():
@@ -269,24 +237,44 @@ def grow(caches, seen, first, count):
         cache.token += list(range(first, first + count))
 
 
-def main(source, target):
-    model = Model(source)
+def tiny_ids():
     x, ids = 12345, []
     for _ in range(150):
         x = (1103515245 * x + 12345) % 2**31
         ids.append(3 + (x >> 16) % 290)
-    sizes = dict(chunk=24, sink=4, cache=60, clamp=5)
+    return ids
+
+
+def shortened(result):
+    """Of a real model: no finished keys, slots or logits, and weights of every third layer."""
+    for event in result["events"]:
+        for index, layer in enumerate(event):
+            layer["merges"] = [merge[: 3 if index % 3 == 0 else 2] for merge in layer["merges"]]
+    return {name: result[name] for name in ("method", "events", "gap")}
+
+
+def main(source, target, ids=None):
+    model, real = Model(source), ids is not None
     slimmer = dict(method="kvslimmer", variant="code", lsum="constant")
-    cases = [dict(method="asymkv"), slimmer, {**slimmer, "lsum": "per_pair", "proxy_value": "mean"},
-             dict(method="kvslimmer", variant="paper"), dict(method="kvslimmer", variant="paper", agg="per_query"),
+    cases = [dict(method="asymkv"), slimmer, dict(method="kvslimmer", variant="paper"),
              dict(method="kvslimmer", variant="oracle")]
+    if real:
+        with open(ids, encoding="utf-8") as file:
+            ids = json.load(file)["ids"][:256]
+        sizes = dict(chunk=64, sink=8, cache=128, clamp=5)
+    else:
+        ids, sizes = tiny_ids(), dict(chunk=24, sink=4, cache=60, clamp=5)
+        cases[2:2] = [{**slimmer, "lsum": "per_pair", "proxy_value": "mean"}]
+        cases[4:4] = [dict(method="kvslimmer", variant="paper", agg="per_query")]
     results = [run(model, ids, sizes, case) for case in cases]
     for result in results:
         lost = [sum(len(layer["dropped"]) for layer in event) for event in result["events"]]
         print(result["method"], "gap %.1e" % result["gap"], "dropped per event", lost, file=sys.stderr)
-    rounded = json.loads(json.dumps(dict(ids=ids, sizes=sizes, cases=results)), parse_float=lambda f: float("%.8g" % float(f)))
+    kept = [shortened(result) for result in results] if real else results
+    rounded = json.loads(json.dumps(dict(ids=ids, sizes=sizes, cases=kept)), parse_float=lambda f: float("%.8g" % float(f)))
     with open(target, "w") as out:
         json.dump(rounded, out, separators=(",", ":"))
 
 
-main(sys.argv[1], sys.argv[2])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -78,7 +78,7 @@ TEST(SquaredGradientsTest, EachChannelHasItsOwnWeight) {
   evidence.mass = given({1, 2}, {0.1, 0.1});
   evidence.key_rows = given({1, 2, 2}, {1, 2, 3, -1});
   evidence.gradients = given({1, 2, 2}, {0.2, 0.1, 0.1, 0.3});
-  const auto weigher = detail::make_squared_gradients();
+  const auto weigher = detail::make_squared_gradients(KeyGradient::float32);
   const ChunkView view = view_of(evidence);
   weigher->look(view);
   const MergedRun run = weigher->weigh(view, 0, 0, 2);
@@ -93,7 +93,7 @@ TEST(SquaredGradientsTest, WithoutGradientsTheKeyVanishes) {
   evidence.mass = given({1, 2}, {0.1, 0.1});
   evidence.key_rows = given({1, 2, 2}, {1, 2, 3, -1});
   evidence.gradients = at::zeros({1, 2, 2});
-  const auto weigher = detail::make_squared_gradients();
+  const auto weigher = detail::make_squared_gradients(KeyGradient::float32);
   const ChunkView view = view_of(evidence);
   weigher->look(view);
   EXPECT_EQ(weigher->weigh(view, 0, 0, 2).key, (std::vector<float>{0, 0}));

@@ -214,7 +214,7 @@ Gradients gradients_of(LiveRun& run) {
   std::vector<int> order;
   ForwardRequest probe;
   probe.append = false;
-  probe.key_gradient = true;
+  probe.key_gradient = KeyGradient::float32;
   probe.observe = [&](const LayerEvidence& evidence) {
     const auto layer = static_cast<std::size_t>(evidence.moment().layer);
     gradients.keys[layer] = evidence.key_gradient().clone();
@@ -292,7 +292,7 @@ TEST(KeyGradient, OfTheOutputWeighsValues) {
 TEST(KeyGradient, NeedsSomeoneToSeeItAndTwoTokens) {
   const auto run = merged_run();
   ForwardRequest request;
-  request.key_gradient = true;
+  request.key_gradient = KeyGradient::float32;
   EXPECT_EQ(error_of([&] { run->forward(prompt_ids(16, 8), request); }), code(ErrorCode::usage));
   request.observe = [](const LayerEvidence&) {};
   EXPECT_EQ(error_of([&] { run->forward(prompt_ids(16, 1), request); }), code(ErrorCode::usage));

@@ -50,7 +50,8 @@ class LayerEvidence {
 
   /// d loss / d key of the pass being observed (`ForwardRequest::key_gradient`), in the pre-RoPE
   /// frame: [kv_heads, slots, head_dim]. The loss is the mean next-token cross entropy inside the
-  /// pass. Throws Error{missing_data} anywhere else.
+  /// pass. float64 if the request says so, as `attention` of the whole pass then is. Throws
+  /// Error{missing_data} anywhere else.
   virtual at::Tensor key_gradient() const { return no_gradient(); }
   /// d loss / d attention output, before W_O, of the same pass: [query_heads, tokens, head_dim].
   virtual at::Tensor output_gradient() const { return no_gradient(); }

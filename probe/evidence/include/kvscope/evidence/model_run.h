@@ -13,13 +13,20 @@
 
 namespace kvscope {
 
+/// Whether a pass computes gradients of its keys, and in which number type.
+enum class KeyGradient {
+  none,
+  float32,  ///< back through the pass as it was computed
+  float64,  ///< the pass computed again in float64, from the cache as it is stored, and back
+};
+
 /// What a forward pass does with the tokens it is given, and what it should leave behind.
 struct ForwardRequest {
   bool append = true;         ///< false: the cache is as before afterwards (a probe)
   bool statistics = false;    ///< accumulate attention sums for later evidence
   /// Gradients for `observe`: one backward pass, a layer at a time, newest layer first. Needs two
-  /// tokens, and costs about three passes.
-  bool key_gradient = false;
+  /// tokens, and costs about three passes (float64: several times that).
+  KeyGradient key_gradient = KeyGradient::none;
   /// Called once for each layer of the pass, after its attention (with `key_gradient`: on the way
   /// back). The evidence's newest slots are the tokens of the pass, its queries are theirs, in
   /// float32, and nothing of it outlives the call: memory stays that of one layer.
