@@ -238,9 +238,8 @@ void LiveRunOnModel::check_request(std::span<const std::int32_t> ids,
                                    const ForwardRequest& request) const {
   KVSCOPE_CHECK(!ids.empty(), ErrorCode::usage, "no tokens to run", "forward",
                 "pass at least one token id");
-  const bool gradient = request.key_gradient != KeyGradient::none;
-  KVSCOPE_CHECK(!gradient || (request.observe && ids.size() > 1), ErrorCode::usage,
-                "gradients of keys need someone to observe them and two tokens", "forward",
+  KVSCOPE_CHECK(request.key_gradient == KeyGradient::none || (request.observe && ids.size() > 1),
+                ErrorCode::usage, "gradients of keys need an observer and two tokens", "forward",
                 "set observe, and run at least two tokens");
   check_room(ids.size());
   for (std::size_t row = 0; row < ids.size(); ++row) {
