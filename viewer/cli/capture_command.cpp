@@ -38,8 +38,8 @@ struct Options {
 
 /// Whether the file is written live where it lies; returns what the file says about that.
 std::string follow_plan(Options& options) {
-  const LivePlan plan =
-      plan_live(shared_file_system(options.asked.output), options.asked.request.live, options.live_on_network);
+  const LivePlan plan = plan_live(shared_file_system(options.asked.output),
+                                  options.asked.request.live, options.live_on_network);
   if (!plan.warning.empty()) {
     say("warning: " + plan.warning);
   }
@@ -168,11 +168,12 @@ void print_result(const Options& options, const TokenTable& prompt, int steps, c
     print_json(result);
     return;
   }
-  print(fmt::format(
-      "{}: {} tokens{}, profile {}, {}; prefill {:.0f} tokens/s, {:.1f} s in all", options.asked.output,
-      prompt.prompt_tokens, steps > 0 ? fmt::format(" + {} generated", steps) : "",
-      profile_name(options.asked.request.profile), bytes_text(static_cast<std::int64_t>(size)), rate,
-      time.load + time.prefill + time.decode + time.finish));
+  print(fmt::format("{}: {} tokens{}, profile {}, {}; prefill {:.0f} tokens/s, {:.1f} s in all",
+                    options.asked.output, prompt.prompt_tokens,
+                    steps > 0 ? fmt::format(" + {} generated", steps) : "",
+                    profile_name(options.asked.request.profile),
+                    bytes_text(static_cast<std::int64_t>(size)), rate,
+                    time.load + time.prefill + time.decode + time.finish));
   if (compressed != nullptr) {
     print(fmt::format("{}: {} at {}, live; the prompt's planes are the full cache's",
                       compressed->decision_path(), compressed->method().text(),
@@ -190,10 +191,11 @@ void print_price(const Options& options, const CapturePrice& price, const Captur
                 {"seconds", estimate.total()}});
     return;
   }
-  print(fmt::format("profile {}: {} on disk, {} of memory beside weights and cache, {:.1f} s, of "
-                    "them {:.1f} s for statistics",
-                    profile_name(options.asked.request.profile), bytes_text(price.disk_bytes),
-                    bytes_text(price.memory_bytes), estimate.total(), estimate.statistics));
+  print(
+      fmt::format("profile {}: {} on disk, {} of memory beside weights and cache, {:.1f} s, of "
+                  "them {:.1f} s for statistics",
+                  profile_name(options.asked.request.profile), bytes_text(price.disk_bytes),
+                  bytes_text(price.memory_bytes), estimate.total(), estimate.statistics));
 }
 
 void run_capture(Options& options) {
@@ -210,7 +212,8 @@ void run_capture(Options& options) {
   std::optional<CapturedMethod> compressed;
   if (!options.method.empty()) {
     const RunPlan plan{shape, file->hash(), prompt.prompt_tokens};
-    compressed.emplace(options.method, options.keep, plan, options.asked.output, options.asked.request.force);
+    compressed.emplace(options.method, options.keep, plan, options.asked.output,
+                       options.asked.request.force);
   }
   CapturedMethod* const method = compressed ? &*compressed : nullptr;
   const PriceInput input{*file,
