@@ -20,14 +20,21 @@ namespace {
 /// Indices of the `count` largest of `size` values, descending; equal values: the lower index
 /// first.
 std::vector<std::int32_t> largest(const float* values, std::int64_t size, int count) {
-  std::vector<std::int32_t> order(static_cast<std::size_t>(size));
-  std::iota(order.begin(), order.end(), 0);
-  const auto middle = order.begin() + std::min<std::int64_t>(count, size);
-  std::partial_sort(order.begin(), middle, order.end(), [values](std::int32_t a, std::int32_t b) {
+  const auto better = [values](std::int32_t a, std::int32_t b) {
     return values[a] != values[b] ? values[a] > values[b] : a < b;
-  });
-  order.erase(middle, order.end());
-  return order;
+  };
+  std::vector<std::int32_t> best(static_cast<std::size_t>(std::min<std::int64_t>(count, size)));
+  std::iota(best.begin(), best.end(), 0);
+  std::make_heap(best.begin(), best.end(), better);  // the worst of them in front
+  for (auto index = static_cast<std::int32_t>(best.size()); index < size && count > 0; ++index) {
+    if (values[index] > values[best.front()]) {  // an equal one is higher: it loses
+      std::pop_heap(best.begin(), best.end(), better);
+      best.back() = index;
+      std::push_heap(best.begin(), best.end(), better);
+    }
+  }
+  std::sort_heap(best.begin(), best.end(), better);
+  return best;
 }
 
 }  // namespace
@@ -88,11 +95,14 @@ void DecodeSeries::put_attention(int row, const StepAttention& attention) {
     for (int slot = 0; slot < length && token[slot] < sink_tokens; ++slot) {
       sinks += static_cast<double>(values[slot]);
     }
-    sink_mass_[row][query_head].fill_(sinks);
-    top_key_[row][query_head].fill_(-1);
-    top_probability_[row][query_head].fill_(std::numeric_limits<float>::quiet_NaN());
-    auto* keys = top_key_[row][query_head].mutable_data_ptr<std::int32_t>();
-    float* probabilities = top_probability_[row][query_head].mutable_data_ptr<float>();
+    // Through pointers: an operator of the tensor library takes longer than all of a head's
+    // numbers.
+    const std::int64_t cell = std::int64_t{row} * index_.shape.query_heads + query_head;
+    sink_mass_.mutable_data_ptr<float>()[cell] = static_cast<float>(sinks);
+    auto* keys = top_key_.mutable_data_ptr<std::int32_t>() + cell * decode_top_keys;
+    float* probabilities = top_probability_.mutable_data_ptr<float>() + cell * decode_top_keys;
+    std::fill_n(keys, decode_top_keys, -1);
+    std::fill_n(probabilities, decode_top_keys, std::numeric_limits<float>::quiet_NaN());
     for (const std::int32_t slot : largest(values, length, decode_top_keys)) {
       *keys++ = token[slot];
       *probabilities++ = values[slot];
