@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 
 #include "kvscope/core/hook_point.h"
 #include "kvscope/core/log.h"
@@ -17,8 +19,8 @@ constexpr std::int64_t relaxing_steps = 8;
 }  // namespace
 
 WriteClass class_of(const std::string& dataset) {
-  if (dataset.starts_with("layers/") || dataset == "snapshots/keys" ||
-      dataset == "snapshots/values") {
+  if (dataset.starts_with("layers/") || dataset.starts_with("model/") ||
+      (dataset.starts_with("snapshots/") && dataset != "snapshots/step")) {
     return WriteClass::bulk;
   }
   if (!dataset.starts_with("steps/")) {
@@ -28,11 +30,19 @@ WriteClass class_of(const std::string& dataset) {
   if (name == "token" || name.ends_with("_ns")) {
     return WriteClass::fact;
   }
-  bool bulk = name == "attention_row";
-  for (int index = 0; index < hook_points; ++index) {
-    bulk = bulk || name == hook_name(static_cast<HookPoint>(index));
-  }
-  return bulk ? WriteClass::bulk : WriteClass::series;
+  constexpr std::string_view series[] = {"entropy",
+                                         "lse",
+                                         "sink_mass",
+                                         "evicted_mass",
+                                         "top_key",
+                                         "top_probability",
+                                         "cache_slots",
+                                         "logit_token",
+                                         "logit_logprob",
+                                         "head_output_norm",
+                                         "received_by_segment"};
+  const bool numbers = std::find(std::begin(series), std::end(series), name) != std::end(series);
+  return numbers ? WriteClass::series : WriteClass::bulk;  // rows of tensors at hook points
 }
 
 bool BackPressure::skips(std::int64_t step, bool relaxed) {

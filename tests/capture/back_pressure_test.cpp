@@ -32,6 +32,7 @@ TEST(BackPressure, FactsSeriesAndBulk) {
   EXPECT_EQ(class_of("steps/top_key"), WriteClass::series);
   EXPECT_EQ(class_of("steps/keys"), WriteClass::bulk);
   EXPECT_EQ(class_of("layers/003/keys"), WriteClass::bulk);
+  EXPECT_EQ(class_of("steps/residual_out"), WriteClass::bulk);
 }
 
 TEST(BackPressure, TheStrideDoublesOnceAStepAndHalvesWhenTheQueueIsEmpty) {
