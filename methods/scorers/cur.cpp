@@ -1,6 +1,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/constant_pad_nd.h>
 
+#include <limits>
+
 #include "registry/entry.h"
 #include "scorers/reduce.h"
 
@@ -19,7 +21,7 @@ class Cur : public Scorer {
   LayerScores score(const LayerEvidence& evidence, bool) const override {
     const int tokens = live_slots(evidence);
     const at::Tensor energy = combined(evidence, tokens);
-    const at::Tensor score = energy / energy.sum(-1, /*keepdim=*/true);
+    const at::Tensor score = shares(energy);
     return {score, score.unsqueeze(0)};
   }
 
@@ -30,6 +32,12 @@ class Cur : public Scorer {
   }
 
  private:
+  /// Each element's share of the sum over the last axis; zero where there is nothing to share.
+  static at::Tensor shares(const at::Tensor& energy) {
+    const at::Tensor sum = energy.sum(-1, /*keepdim=*/true);
+    return energy / sum.clamp_min(std::numeric_limits<float>::min());
+  }
+
   at::Tensor combined(const LayerEvidence& evidence, int tokens) const {
     const at::Tensor keys = share(rows(evidence.keys(Frame::post_rope), tokens));
     const at::Tensor values = share(rows(evidence.values(), tokens));
@@ -52,9 +60,7 @@ class Cur : public Scorer {
     const std::int64_t missing = (window_ - tokens % window_) % window_;
     const at::Tensor windows =
         at::constant_pad_nd(energy, {0, missing}).reshape({energy.size(0), -1, window_});
-    return (windows / windows.sum(-1, /*keepdim=*/true))
-        .reshape({energy.size(0), -1})
-        .narrow(1, 0, tokens);
+    return shares(windows).reshape({energy.size(0), -1}).narrow(1, 0, tokens);
   }
 
   int sinks_;
@@ -71,8 +77,9 @@ PieceEntry cur_entry() {
   entry.info.summary = "keeps tokens whose keys and values hold most of their neighbours' energy";
   entry.info.paper = "Sengupta et al. 2025 (CurDKV), arXiv:2509.15038; kvpress CURPress";
   entry.info.departures =
-      "sinks are protected, where kvpress gives them the score 1; without its optional random "
-      "projection of keys and values";
+      "sinks are protected, where kvpress gives them the score 1; tokens without energy share "
+      "nothing, where kvpress divides by zero; without its optional random projection of keys and "
+      "values";
   entry.info.scope = "head";
   entry.info.parameters = {
       integer_parameter("sinks", 4, "0..", "tokens", "more of the sequence's start stays"),

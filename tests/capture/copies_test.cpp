@@ -154,6 +154,15 @@ class Copies : public testing::TestWithParam<Family> {
   CaptureFolder folder_;
 };
 
+/// Of runs whose sums are rounded in another order. Residuals of the self-check are made of
+/// rounding; attention is stored in float16, whose steps below one are up to 4.9e-4.
+double tolerance(const std::string& dataset) {
+  if (dataset.starts_with("reduce/self_check")) {
+    return 1.0;
+  }
+  return dataset.ends_with("/attention") ? 5e-4 : 1e-4;
+}
+
 TEST_P(Copies, GgufAndSafetensorsGiveTheSameCapture) {
   for (const bool half : {false, true}) {
     const std::string name = half ? "f16" : "f32";
@@ -164,7 +173,7 @@ TEST_P(Copies, GgufAndSafetensorsGiveTheSameCapture) {
       if (GetParam().exact) {
         EXPECT_EQ(difference, 0.0) << name << " " << dataset;
       } else {
-        EXPECT_LT(difference, dataset.starts_with("reduce/self_check") ? 1.0 : 1e-4)
+        EXPECT_LT(difference, tolerance(dataset))
             << name << " " << dataset;
       }
     }
@@ -240,7 +249,7 @@ TEST_P(Precisions, QuantisedWeightsAreTheirDequantisedCopy) {
   }
   const std::string kept = captured(q8, folder_ / "kept.capture.h5", {"cpu", "float32", 2, true});
   for (const auto& [dataset, difference] : differences(a, kept, false)) {
-    EXPECT_LT(difference, dataset.starts_with("reduce/self_check") ? 1.0 : 1e-4) << dataset;
+    EXPECT_LT(difference, tolerance(dataset)) << dataset;
   }
   const std::string original = captured(paths.first, folder_ / "original.capture.h5");
   double largest = 0;

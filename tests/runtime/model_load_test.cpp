@@ -72,10 +72,9 @@ TEST(ModelLoad, CountsWeightsThatAreNotFinite) {
   EXPECT_EQ(found[1].count, 2);
   EXPECT_NE(warned.find("3 weights are NaN or infinite"), std::string::npos) << warned;
   EXPECT_NE(warned.find(found[1].name + " (2)"), std::string::npos) << warned;
-  EXPECT_EQ(error_of([&] {
-              Model::load(file, {"cpu", "float32", 2, true});
-            }),
-            code(ErrorCode::corrupt_file));
+  RuntimeOptions strict;
+  strict.strict = true;
+  EXPECT_EQ(error_of([&] { Model::load(file, strict); }), code(ErrorCode::corrupt_file));
 }
 
 TEST(ModelLoad, ChecksWeightsAgainstTheConfig) {
