@@ -18,26 +18,17 @@ import json
 import math
 import sys
 
-import gguf
 import numpy as np
 
+import llama_float64
 
-class Model:
+
+class Model(llama_float64.Model):
+    """The same weights in numpy, for rows one by one."""
+
     def __init__(self, path):
-        reader = gguf.GGUFReader(path)
-        field = lambda name: reader.fields[name].contents()
-        self.layers = field("llama.block_count")
-        self.heads = field("llama.attention.head_count")
-        self.kv = field("llama.attention.head_count_kv")
-        self.dim = field("llama.rope.dimension_count")
-        self.epsilon = field("llama.attention.layer_norm_rms_epsilon")
-        self.base = field("llama.rope.freq_base")
-        self.w = {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
-        for layer in range(self.layers):
-            for name, heads in (("attn_q", self.heads), ("attn_k", self.kv)):
-                key = f"blk.{layer}.{name}.weight"
-                w = self.w[key]  # rows for neighbouring pairs; put each head's halves together
-                self.w[key] = w.reshape(heads, self.dim // 2, 2, -1).transpose(0, 2, 1, 3).reshape(w.shape)
+        super().__init__(path)
+        self.w = {name: weight.numpy() for name, weight in self.w.items()}
 
     def norm(self, x, name):
         return x / np.sqrt((x * x).mean() + self.epsilon) * self.w[name + ".weight"]
