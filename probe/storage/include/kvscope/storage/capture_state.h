@@ -23,7 +23,8 @@ enum class CaptureState : std::uint8_t {
 struct DroppedRange {
   std::string dataset;
   int layer = -1;               ///< true index; -1 = of all captured layers
-  std::int64_t first_step = 0;  ///< counts from 1; 0 = of the prompt
+  /// Counts from 1; 0 = of the prompt. Where steps were selected, only those are counted.
+  std::int64_t first_step = 0;
   std::int64_t last_step = 0;
   std::int64_t bytes = 0;   ///< not written
   std::int64_t reason = 0;  ///< 1 = left out whole; n > 1 = only every n-th step was written
