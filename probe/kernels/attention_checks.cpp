@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "attention_inputs.h"
 #include "kvscope/core/error.h"
 #include "tile/tasks.h"
 
@@ -38,6 +39,14 @@ void check_queries_and_keys(const at::Tensor& queries, const at::Tensor& keys, c
                 fmt::format("more than {} query heads of one KV head", tile::max_group), function);
 }
 
+void check_values(const at::Tensor& values, const at::Tensor& keys, const char* function) {
+  KVSCOPE_CHECK(values.defined() && values.dim() == 3 && values.size(0) == keys.size(0) &&
+                    values.size(1) == keys.size(1) && values.device() == keys.device() &&
+                    values.scalar_type() == keys.scalar_type(),
+                ErrorCode::usage, "values must be [kv_heads, tokens, head_dim] like the keys",
+                function);
+}
+
 void check_plane(const at::Tensor& tensor, std::int64_t rows, std::int64_t columns,
                  at::ScalarType type, const char* name, const char* function) {
   if (!tensor.defined()) {
@@ -55,6 +64,20 @@ void check_plane(const at::Tensor& tensor, std::int64_t rows, std::int64_t colum
       rows < 0 ? fmt::format("{} must be [{}], is {}", name, columns, sizes_of(tensor))
                : fmt::format("{} must be [{}, {}], is {}", name, rows, columns, sizes_of(tensor)),
       function);
+}
+
+void check_stats_options(const AttentionStatsOptions& options, const char* function) {
+  KVSCOPE_CHECK(options.softcap >= 0 && options.window >= 0 && options.first_query >= 0,
+                ErrorCode::usage, "softcap, window and first_query must not be negative", function);
+  for (const int window : options.windows) {
+    KVSCOPE_CHECK(window > 0, ErrorCode::usage,
+                  fmt::format("an observation window must be positive, is {}", window), function);
+  }
+}
+
+at::Tensor cache_operand(const at::Tensor& tensor, std::int64_t rows) {
+  const bool as_stored = tensor.scalar_type() == at::kBFloat16 && rows <= few_rows;
+  return with_dense_rows(as_stored ? tensor : tensor.to(at::kFloat));
 }
 
 at::Tensor with_dense_rows(const at::Tensor& tensor) {

@@ -20,7 +20,13 @@ AttentionResult attention_with_lse_cpu(const at::Tensor& queries, const at::Tens
                                        const at::Tensor& length, const AttentionOptions& options,
                                        const tile::Functions& functions);
 
-/// The same in LibTorch operators on any device, a block of queries at a time.
+/// attention_with_stats on the CPU likewise.
+AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tensor& keys,
+                                       const at::Tensor& values,
+                                       const AttentionStatsOptions& options,
+                                       const tile::Functions& functions);
+
+/// attention_with_lse in LibTorch operators on any device, a block of queries at a time.
 AttentionResult attention_with_lse_plain(const at::Tensor& queries, const at::Tensor& keys,
                                          const at::Tensor& values, const at::Tensor& multiplicity,
                                          const at::Tensor& length, const AttentionOptions& options);

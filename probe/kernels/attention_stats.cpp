@@ -14,15 +14,6 @@ namespace {
 
 constexpr const char* where = "attention_stats";
 
-void check_options(const AttentionStatsOptions& options) {
-  KVSCOPE_CHECK(options.softcap >= 0 && options.window >= 0 && options.first_query >= 0,
-                ErrorCode::usage, "softcap, window and first_query must not be negative", where);
-  for (const int window : options.windows) {
-    KVSCOPE_CHECK(window > 0, ErrorCode::usage,
-                  fmt::format("an observation window must be positive, is {}", window), where);
-  }
-}
-
 }  // namespace
 
 namespace detail {
@@ -40,7 +31,7 @@ std::int64_t rows_that_see(std::int64_t rows, std::int64_t tokens,
 AttentionStats attention_stats(const at::Tensor& queries, const at::Tensor& keys,
                                const at::Tensor& lse, const AttentionStatsOptions& options) {
   detail::check_queries_and_keys(queries, keys, where);
-  check_options(options);
+  detail::check_stats_options(options, where);
   KVSCOPE_CHECK(
       queries.scalar_type() == at::kFloat, ErrorCode::usage,
       fmt::format("queries and keys must be float32, are {}", c10::toString(queries.scalar_type())),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention_impl.h"
+#include "attention_targets.h"
 #include "packed_keys.h"
 
 namespace kvscope::detail {
@@ -25,13 +26,9 @@ struct Plan {
   std::int64_t stripes = 0;
   std::int64_t stripes_of_task = 0;
   std::int64_t partitions = 0;  ///< tasks of one KV head
-  std::vector<int> bounds;      ///< row bounds of the segments, ascending
 };
 
-/// Queries are cut where an observation window or the last query begins, so that one pass serves
-/// all.
-Plan make_plan(const at::Tensor& queries, const at::Tensor& keys,
-               const AttentionStatsOptions& options) {
+Plan make_plan(const at::Tensor& queries, const at::Tensor& keys) {
   Plan plan;
   plan.query_heads = queries.size(0);
   plan.rows = queries.size(1);
@@ -43,56 +40,17 @@ Plan make_plan(const at::Tensor& queries, const at::Tensor& keys,
   plan.stripes_of_task =
       std::max<std::int64_t>(1, (plan.stripes + max_partitions - 1) / max_partitions);
   plan.partitions = (plan.stripes + plan.stripes_of_task - 1) / plan.stripes_of_task;
-  const int rows = static_cast<int>(plan.rows);
-  plan.bounds = {rows};
-  for (const int window : options.windows) {
-    plan.bounds.push_back(std::max(0, rows - window));
-  }
-  if (options.last_query) {
-    plan.bounds.push_back(std::max(0, rows - 1));
-  }
-  if (options.columns || options.entropy) {
-    plan.bounds.push_back(0);
-  }
-  std::sort(plan.bounds.begin(), plan.bounds.end());
-  plan.bounds.erase(std::unique(plan.bounds.begin(), plan.bounds.end()), plan.bounds.end());
   return plan;
 }
 
-/// The planes of one population of queries: segments first_segment and later.
-struct Target {
-  int first_segment = 0;
-  at::Tensor sum;
-  at::Tensor squares;
-  at::Tensor largest;
-};
-
-Target make_target(const Plan& plan, int first_row) {
-  Target target;
-  target.first_segment = static_cast<int>(
-      std::find(plan.bounds.begin(), plan.bounds.end(), first_row) - plan.bounds.begin());
-  target.sum = at::zeros({plan.query_heads, plan.tokens}, at::kFloat);
-  target.squares = at::zeros({plan.query_heads, plan.tokens}, at::kFloat);
-  target.largest = at::zeros({plan.query_heads, plan.tokens}, at::kFloat);
-  return target;
-}
-
-/// Joins the segments of one stripe in order and writes the planes.
-void write_columns(const Plan& plan, const Target& target, const float* columns,
-                   std::int64_t kv_head, std::int64_t first_key, std::int64_t keys) {
-  const int segments = static_cast<int>(plan.bounds.size()) - 1;
-  for (std::int64_t head = 0; head < plan.group; ++head) {
-    const std::int64_t at = (kv_head * plan.group + head) * plan.tokens + first_key;
-    float* sum = target.sum.mutable_data_ptr<float>() + at;
-    float* squares = target.squares.mutable_data_ptr<float>() + at;
-    float* largest = target.largest.mutable_data_ptr<float>() + at;
-    for (int segment = target.first_segment; segment < segments; ++segment) {
-      const float* from = columns + (segment * plan.group + head) * 3 * tile::stripe_keys;
-      for (std::int64_t key = 0; key < keys; ++key) {
-        sum[key] += from[key];
-        squares[key] += from[tile::stripe_keys + key];
-        largest[key] = std::max(largest[key], from[2 * tile::stripe_keys + key]);
-      }
+/// Joins the segments of one stripe in order.
+void add_columns(const Plan& plan, const ColumnTargets& targets, const float* columns,
+                 std::int64_t kv_head, std::int64_t first_key, std::int64_t keys) {
+  for (int segment = 0; segment < targets.segments(); ++segment) {
+    for (std::int64_t head = 0; head < plan.group; ++head) {
+      const float* sum = columns + (segment * plan.group + head) * 3 * tile::stripe_keys;
+      targets.add(segment, kv_head * plan.group + head, first_key, keys, sum,
+                  sum + tile::stripe_keys, sum + 2 * tile::stripe_keys);
     }
   }
 }
@@ -126,26 +84,12 @@ at::Tensor join_entropy(const Plan& plan, const std::vector<float>& p_log_p) {
   return entropy;
 }
 
-at::Tensor self_check(const Plan& plan, const at::Tensor& sum, std::int64_t rows) {
-  at::Tensor residual = at::zeros({plan.query_heads}, at::kFloat);
-  const float* from = sum.const_data_ptr<float>();
-  for (std::int64_t head = 0; head < plan.query_heads && rows > 0; ++head) {
-    double total = 0;
-    for (std::int64_t key = 0; key < plan.tokens; ++key) {
-      total += from[head * plan.tokens + key];
-    }
-    residual.mutable_data_ptr<float>()[head] =
-        static_cast<float>(std::abs(total - static_cast<double>(rows)) / static_cast<double>(rows));
-  }
-  return residual;
-}
-
 /// The column pass itself: one task for each KV head and partition of its stripes.
 void column_pass(const Plan& plan, const at::Tensor& queries, const PackedKeys& packed,
                  const std::vector<float>& lse, const AttentionStatsOptions& options,
-                 const std::vector<Target>& targets, std::vector<float>& p_log_p,
+                 const ColumnTargets& targets, std::vector<float>& p_log_p,
                  const tile::Functions& functions) {
-  const int segments = static_cast<int>(plan.bounds.size()) - 1;
+  const int segments = targets.segments();
   const float* first_query = queries.const_data_ptr<float>();
   run_tasks(plan.kv_heads * plan.partitions, [&](std::int64_t index) {
     // Early keys are seen by most queries: their tasks come first.
@@ -172,7 +116,7 @@ void column_pass(const Plan& plan, const at::Tensor& queries, const PackedKeys& 
       task.keys =
           static_cast<int>(std::min<std::int64_t>(tile::stripe_keys, plan.tokens - first_key));
       task.window = options.window;
-      task.bounds = plan.bounds.data();
+      task.bounds = targets.bounds().data();
       task.segments = segments;
       task.columns = columns.data();
       task.scratch = scratch.data();
@@ -182,9 +126,7 @@ void column_pass(const Plan& plan, const at::Tensor& queries, const PackedKeys& 
         task.p_log_p_stride = plan.rows;
       }
       functions.columns(task);
-      for (const Target& target : targets) {
-        write_columns(plan, target, columns.data(), kv_head, first_key, task.keys);
-      }
+      add_columns(plan, targets, columns.data(), kv_head, first_key, task.keys);
     }
   });
 }
@@ -194,7 +136,7 @@ void column_pass(const Plan& plan, const at::Tensor& queries, const PackedKeys& 
 AttentionStats attention_stats_cpu(const at::Tensor& queries, const at::Tensor& keys,
                                    const at::Tensor& lse, const AttentionStatsOptions& options,
                                    const tile::Functions& functions) {
-  const Plan plan = make_plan(queries, keys, options);
+  const Plan plan = make_plan(queries, keys);
   AttentionStats stats;
   stats.lse = lse;
   if (!lse.defined()) {
@@ -205,30 +147,12 @@ AttentionStats attention_stats_cpu(const at::Tensor& queries, const at::Tensor& 
     forward.first_query = options.first_query;
     stats.lse = attention_with_lse_cpu(queries, keys, {}, {}, {}, forward, functions).lse;
   }
-  const int rows = static_cast<int>(plan.rows);
-  std::vector<Target> targets;
-  for (const int window : options.windows) {
-    targets.push_back(make_target(plan, std::max(0, rows - window)));
-  }
-  if (options.last_query) {
-    targets.push_back(make_target(plan, std::max(0, rows - 1)));
-    stats.last_query = targets.back().sum;
-  }
-  if (options.columns) {
-    targets.push_back(make_target(plan, 0));
-    stats.sum = targets.back().sum;
-    stats.sum_squares = targets.back().squares;
-    stats.max = targets.back().largest;
-  }
-  for (std::size_t i = 0; i < options.windows.size(); ++i) {
-    stats.windows.push_back({std::min(options.windows[i], rows), targets[i].sum, targets[i].squares,
-                             targets[i].largest});
-  }
+  const ColumnTargets targets(plan.query_heads, plan.rows, plan.tokens, options);
   std::vector<float> p_log_p;
   if (options.entropy) {
     p_log_p.resize(static_cast<std::size_t>(plan.partitions * plan.query_heads * plan.rows));
   }
-  if (!targets.empty() || options.entropy) {
+  if (targets.any() || options.entropy) {
     const float factor = logit_rule(options.scale, options.softcap).key_factor;
     const PackedKeys packed = pack_keys(keys, factor, functions);
     column_pass(plan, queries, packed, lse_in_log2(stats.lse, plan), options, targets, p_log_p,
@@ -237,8 +161,9 @@ AttentionStats attention_stats_cpu(const at::Tensor& queries, const at::Tensor& 
   if (options.entropy) {
     stats.entropy = join_entropy(plan, p_log_p);
   }
+  targets.store(stats);
   if (options.columns) {
-    stats.self_check = self_check(plan, stats.sum, rows_that_see(plan.rows, plan.tokens, options));
+    stats.self_check = self_check(stats.sum, rows_that_see(plan.rows, plan.tokens, options));
   }
   return stats;
 }

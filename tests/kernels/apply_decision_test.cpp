@@ -226,7 +226,8 @@ TEST(ApplyDecision, PositionsFollowTheForm) {
     const LayerCache cut = apply_decision(six_tokens(), decision, form);
     return std::vector<int>(cut.slots.position.begin(), cut.slots.position.begin() + 4);
   };
-  // Slots of tokens 1, 2, 3 (which stands for 3 and 4) and 5: the sum up to a slot, less the first's.
+  // Slots of tokens 1, 2, 3 (which stands for 3 and 4) and 5: the sum up to a slot, less the
+  // first's.
   EXPECT_THAT(positions(CacheForm::Positions::original), ElementsAre(1, 2, 3, 5));
   EXPECT_THAT(positions(CacheForm::Positions::cache_index), ElementsAre(0, 1, 2, 3));
   EXPECT_THAT(positions(CacheForm::Positions::multiplicity), ElementsAre(0, 1, 3, 4));

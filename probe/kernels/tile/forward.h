@@ -7,12 +7,14 @@ namespace kvscope::tile::KVSCOPE_TILE_ISA {
 inline constexpr int group_rows =
     12;  ///< rows whose logits over one stripe are in scratch at a time
 inline constexpr float no_key_yet = -1e30f;
+inline constexpr double ln_2 = 0.693147180559945309;
 
-/// Running softmax of the rows of one head: maximum and sum, and the output before division.
+/// Running softmax of the rows of one head, and the output before division.
 struct RowState {
-  float* output = nullptr;   ///< [rows][padded]
-  float* largest = nullptr;  ///< [rows] log2 units
-  float* sum = nullptr;      ///< [rows]
+  float* output = nullptr;    ///< [rows][padded]
+  float* largest = nullptr;   ///< [rows] log2 units
+  float* sum = nullptr;       ///< [rows] of weights
+  float* weighted = nullptr;  ///< [rows] of weight times (logit - largest)
   int padded = 0;
 };
 
@@ -48,20 +50,29 @@ inline void stripe_logits(const ForwardTask& task, const float* q, int first_row
 }
 
 /// Turns one row of logits into weights against the new running maximum; returns what the old sums
-/// are to be multiplied by.
-inline float stripe_softmax(float* logits, int keys, float& largest, float& sum) {
+/// are to be multiplied by. `Weighted`: keeps the sum that entropy is made of.
+template <bool Weighted>
+inline float stripe_softmax(float* logits, int keys, float& largest, float& sum, float& weighted) {
   Floats best = broadcast(largest);
   for (int key = 0; key < keys; key += width) {
     best = larger(load(logits + key), best);
   }
   const float now = max_of_lanes(best);
   Floats total{};
+  Floats total_weighted{};
   for (int key = 0; key < keys; key += width) {
-    const Floats p = exp2_fast(load(logits + key) - now);
+    const Floats below = load(logits + key) - now;
+    const Floats p = exp2_fast(below);
     total += p;
+    if constexpr (Weighted) {
+      total_weighted += p * larger(below, broadcast(-150.0f));  // p = 0 where it is -inf
+    }
     store(logits + key, p);
   }
   const float rescale = exp2_fast(broadcast(largest - now))[0];
+  if constexpr (Weighted) {
+    weighted = (weighted + sum * (largest - now)) * rescale + sum_of_lanes(total_weighted);
+  }
   sum = sum * rescale + sum_of_lanes(total);
   largest = now;
   return rescale;
@@ -115,8 +126,9 @@ inline void forward_rows_of(const ForwardTask& task, const float* q, const RowSt
   stripe_logits<R>(task, q, first_row, count, first_key, keys, logits);
   for (int t = 0; t < count; ++t) {
     const int row = first_row + t;
-    const float rescale =
-        stripe_softmax(logits + t * stripe_keys, padded_keys, state.largest[row], state.sum[row]);
+    const auto softmax = task.entropy != nullptr ? stripe_softmax<true> : stripe_softmax<false>;
+    const float rescale = softmax(logits + t * stripe_keys, padded_keys, state.largest[row],
+                                  state.sum[row], state.weighted[row]);
     if (task.values != nullptr && rescale != 1.0f) {
       float* output = state.output + static_cast<std::int64_t>(row) * state.padded;
       for (int c = 0; c < state.padded; c += width) {
@@ -136,6 +148,21 @@ inline void forward_rows_of(const ForwardTask& task, const float* q, const RowSt
   if (channel < state.padded) {
     add_values<R, 1>(logits, values + channel, value_stride, keys, output + channel, state.padded,
                      count);
+  }
+}
+
+/// What a stripe leaves behind for column statistics: the maxima its weights were taken against,
+/// and zeros where rows [first, first + count) were not computed.
+inline void keep_stripe(const ForwardTask& task, const RowState& state, int first, int count,
+                        int first_key, int seen) {
+  const std::int64_t stripe = first_key / stripe_keys;
+  const int begin = seen > 0 ? (seen + tile_keys - 1) / tile_keys * tile_keys : 0;
+  for (int row = first; row < first + count; ++row) {
+    float* weights = task.weights + (stripe * task.rows + row) * stripe_keys;
+    for (int key = begin; key < stripe_keys; key += width) {
+      store(weights + key, Floats{});
+    }
+    task.factors[stripe * forward_rows + row] = state.largest[row];
   }
 }
 
@@ -166,9 +193,15 @@ inline void forward_stripe(const ForwardTask& task, const RowState* states, int 
         first = task.first_visible[row + t] < first ? task.first_visible[row + t] : first;
         end = task.end_visible[row + t] > end ? task.end_visible[row + t] : end;
       }
-      const int seen = end - first_key < keys ? end - first_key : keys;
-      if (seen > 0 && first < first_key + keys) {
+      int seen = end - first_key < keys ? end - first_key : keys;
+      seen = first < first_key + keys ? seen : 0;
+      if (seen > 0) {
         const float* q = task.queries + head * task.head_stride + row * task.row_stride;
+        if (task.weights != nullptr) {
+          logits =
+              task.weights +
+              (static_cast<std::int64_t>(first_key / stripe_keys) * task.rows + row) * stripe_keys;
+        }
         if (count > 4) {
           forward_rows_of<tile_rows>(task, q, states[head], row, count, first_key, seen, values,
                                      value_stride, logits);
@@ -176,6 +209,9 @@ inline void forward_stripe(const ForwardTask& task, const RowState* states, int 
           forward_rows_of<4>(task, q, states[head], row, count, first_key, seen, values,
                              value_stride, logits);
         }
+      }
+      if (task.weights != nullptr) {
+        keep_stripe(task, states[head], row, count, first_key, seen);
       }
       row += count;
     }
@@ -190,7 +226,13 @@ inline void forward_finish(const ForwardTask& task, const RowState& state, int h
           empty ? -__builtin_inff()
                 : static_cast<float>((static_cast<double>(state.largest[row]) +
                                       __builtin_log2(static_cast<double>(state.sum[row]))) *
-                                     0.693147180559945309);
+                                     ln_2);
+    }
+    if (task.entropy != nullptr) {
+      const double sum = static_cast<double>(state.sum[row]);
+      const double nats =
+          empty ? 0 : (__builtin_log2(sum) - static_cast<double>(state.weighted[row]) / sum) * ln_2;
+      task.entropy[head * task.lse_head_stride + row] = nats < 0 ? 0.0f : static_cast<float>(nats);
     }
     if (task.values == nullptr) {
       continue;
@@ -200,6 +242,20 @@ inline void forward_finish(const ForwardTask& task, const RowState& state, int h
     const float* from = state.output + static_cast<std::int64_t>(row) * state.padded;
     for (int c = 0; c < task.value_dim; ++c) {
       to[c] = from[c] * scale;
+    }
+  }
+}
+
+/// From the maxima of the stripes to what makes probabilities of their weights.
+inline void finish_factors(const ForwardTask& task, const RowState& state, int begin, int end) {
+  for (int row = 0; row < task.rows; row += width) {
+    const Floats largest = load(state.largest + row);
+    const Floats sum = load(state.sum + row);
+    const Floats share = select(sum == Floats{}, Floats{}, 1.0f / sum);
+    for (int key = begin; key < end; key += stripe_keys) {
+      float* factors =
+          task.factors + static_cast<std::int64_t>(key / stripe_keys) * forward_rows + row;
+      store(factors, exp2_fast(load(factors) - largest) * share);
     }
   }
 }
@@ -222,18 +278,24 @@ inline void forward(const ForwardTask& task) {
     state.output = state_memory;
     state.largest = state.output + static_cast<std::int64_t>(forward_rows) * padded;
     state.sum = state.largest + forward_rows;
-    state_memory = state.sum + forward_rows;
+    state.weighted = state.sum + forward_rows;
+    state_memory = state.weighted + forward_rows;
     for (float* cell = state.output; cell != state.largest; ++cell) {
       *cell = 0;
     }
     for (int row = 0; row < forward_rows; ++row) {
       state.largest[row] = no_key_yet;
       state.sum[row] = 0;
+      state.weighted[row] = 0;
     }
   }
-  for (int key = begin / stripe_keys * stripe_keys; key < end; key += stripe_keys) {
+  const int first_key = begin / stripe_keys * stripe_keys;
+  for (int key = first_key; key < end; key += stripe_keys) {
     const int keys = end - key < stripe_keys ? end - key : stripe_keys;
     forward_stripe(task, states, key, keys, logits, packed_values, padded);
+  }
+  if (task.weights != nullptr) {
+    finish_factors(task, states[0], first_key, end);
   }
   for (int head = 0; head < task.group; ++head) {
     forward_finish(task, states[head], head);

@@ -57,30 +57,30 @@ template <typename T>
 inline void rows_over(const RowTask& task, const T* keys_of_head, const T* values_of_head) {
   const int keys = task.end_key - task.first_key;
   const int padded = (keys + width - 1) / width * width;
-  float* weights = task.scratch;  // [group][padded]
+  float* weights = task.weights;
   for (int i = 0; i < keys; ++i) {
     const T* key = keys_of_head + (task.first_key + i) * task.key_stride;
     for (int head = 0; head < task.group; ++head) {
-      weights[head * padded + i] =
+      weights[head * row_keys + i] =
           dot(task.queries + head * task.head_stride, key, task.head_dim) * task.rule.key_factor;
     }
   }
-  const std::int64_t state_size = 2 + task.value_dim;
+  const std::int64_t state_size = row_state + task.value_dim;
   for (int head = 0; head < task.group; ++head) {
     float* state = task.partial + head * state_size;
     state[0] = no_key_yet;
-    state[1] = 0;
-    finish_logits(task, weights + head * padded, keys, padded);
-    stripe_softmax(weights + head * padded, padded, state[0], state[1]);
+    state[1] = state[2] = 0;
+    finish_logits(task, weights + head * row_keys, keys, padded);
+    stripe_softmax<true>(weights + head * row_keys, padded, state[0], state[1], state[2]);
     for (int c = 0; c < task.value_dim; ++c) {
-      state[2 + c] = 0;
+      state[row_state + c] = 0;
     }
   }
   for (int i = 0; values_of_head != nullptr && i < keys; ++i) {
     const T* value = values_of_head + (task.first_key + i) * task.value_stride;
     for (int head = 0; head < task.group; ++head) {
-      add_scaled(value, weights[head * padded + i], task.value_dim,
-                 task.partial + head * state_size + 2);
+      add_scaled(value, weights[head * row_keys + i], task.value_dim,
+                 task.partial + head * state_size + row_state);
     }
   }
 }

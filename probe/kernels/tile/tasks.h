@@ -13,6 +13,11 @@ inline constexpr int block_rows = 240;
 inline constexpr int max_group = 128;
 /// Query rows of one forward task.
 inline constexpr int forward_rows = 96;
+/// Keys of one row task; a multiple of every vector width.
+inline constexpr int row_keys = 256;
+/// What a row task says of a head before the values: maximum (log2 units), sum of the weights, sum
+/// of weight times (logit - maximum).
+inline constexpr int row_state = 3;
 
 /// Keys of one KV head in the order the register tiles read them: [tiles][head_dim][tile_keys],
 /// multiplied by `factor`; lanes beyond the last key are zero.
@@ -74,10 +79,26 @@ struct ForwardTask {
   std::int64_t output_row_stride = 0;
   float* lse = nullptr;  ///< natural; -inf where nothing is seen
   std::int64_t lse_head_stride = 0;
+  float* entropy = nullptr;  ///< nats, as `lse`; null = not wanted
+  /// Kept for column statistics, of a group of one head: [stripes][rows][stripe_keys] weights as
+  /// the running softmax had them, 0 where nothing is seen; null = not kept.
+  float* weights = nullptr;
+  float* factors = nullptr;  ///< [stripes][forward_rows] weight times factor is the probability
   float* scratch = nullptr;  ///< forward_scratch(...) floats
 };
 
-/// A few queries of every head of a group over keys [first_key, end_key), without packing.
+/// Weights of one stripe, as a forward task kept them, to be added to the columns.
+struct FoldTask {
+  const float* weights = nullptr;  ///< [rows][stripe_keys]
+  const float* factors = nullptr;  ///< [rows]
+  int rows = 0;
+  float* sum = nullptr;      ///< [stripe_keys] added to
+  float* squares = nullptr;  ///< likewise
+  float* largest = nullptr;  ///< [stripe_keys]
+};
+
+/// A few queries of every head of a group over at most row_keys keys [first_key, end_key), without
+/// packing.
 struct RowTask {
   const float* queries = nullptr;
   std::int64_t head_stride = 0;
@@ -93,8 +114,8 @@ struct RowTask {
   int group = 0;
   int first_key = 0;
   int end_key = 0;
-  float* partial = nullptr;  ///< [group][2 + value_dim]: maximum (log2 units), sum, weighted values
-  float* scratch = nullptr;  ///< group * (end_key - first_key + 16) floats
+  float* partial = nullptr;  ///< [group][row_state + value_dim], see there; then weighted values
+  float* weights = nullptr;  ///< [group][row_keys] exp2(logit - maximum)
 };
 
 /// Dot products of rows with one tile of packed keys.
@@ -110,7 +131,7 @@ struct DotTask {
 inline std::int64_t forward_scratch(int group, int value_dim) {
   const std::int64_t padded = (value_dim + 31) / 32 * 32;
   return 12 * stripe_keys + stripe_keys * padded +
-         static_cast<std::int64_t>(group) * forward_rows * (padded + 2) + 64;
+         static_cast<std::int64_t>(group) * forward_rows * (padded + row_state) + 64;
 }
 
 /// The inner loops for one instruction set.
@@ -120,6 +141,7 @@ struct Functions {
   void (*pack)(const PackTask& task);
   void (*columns)(const ColumnTask& task);
   void (*forward)(const ForwardTask& task);
+  void (*fold)(const FoldTask& task);
   void (*rows)(const RowTask& task);
   void (*dots)(const DotTask& task);
 };

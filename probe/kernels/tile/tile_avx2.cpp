@@ -5,13 +5,14 @@
 #define KVSCOPE_TILE_WIDTH 8
 #define KVSCOPE_TILE_ROWS 6
 #include "tile/columns.h"
+#include "tile/fold.h"
 #include "tile/rows.h"
 
 namespace kvscope::tile {
 
 const Functions* avx2_functions() {
   static const Functions table{"avx2",         avx2::tile_keys, &avx2::pack, &avx2::columns,
-                               &avx2::forward, &avx2::rows,     &avx2::dots};
+                               &avx2::forward, &avx2::fold,     &avx2::rows, &avx2::dots};
   return &table;
 }
 

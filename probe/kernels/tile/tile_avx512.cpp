@@ -5,13 +5,14 @@
 #define KVSCOPE_TILE_WIDTH 16
 #define KVSCOPE_TILE_ROWS 12
 #include "tile/columns.h"
+#include "tile/fold.h"
 #include "tile/rows.h"
 
 namespace kvscope::tile {
 
 const Functions* avx512_functions() {
   static const Functions table{"avx512",         avx512::tile_keys, &avx512::pack, &avx512::columns,
-                               &avx512::forward, &avx512::rows,     &avx512::dots};
+                               &avx512::forward, &avx512::fold,     &avx512::rows, &avx512::dots};
   return &table;
 }
 

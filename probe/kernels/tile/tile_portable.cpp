@@ -2,14 +2,15 @@
 #define KVSCOPE_TILE_WIDTH 4
 #define KVSCOPE_TILE_ROWS 6
 #include "tile/columns.h"
+#include "tile/fold.h"
 #include "tile/rows.h"
 
 namespace kvscope::tile {
 
 const Functions& portable_functions() {
   static const Functions table{"portable",         portable::tile_keys, &portable::pack,
-                               &portable::columns, &portable::forward,  &portable::rows,
-                               &portable::dots};
+                               &portable::columns, &portable::forward,  &portable::fold,
+                               &portable::rows,    &portable::dots};
   return table;
 }
 

@@ -7,17 +7,21 @@
 
 namespace kvscope {
 
-/// What attention statistics are computed over. Query i has position `first_query + i`; key j is visible
-/// to it iff j <= position and (window == 0 or position - j < window).
-struct AttentionStatsOptions {
+/// Which attention statistics are computed.
+struct AttentionWanted {
+  bool columns = true;       ///< sums, squares, maxima over all queries
+  bool entropy = true;
+  std::vector<int> windows;  ///< observation windows: statistics over the last w queries, each
+  bool last_query = true;
+};
+
+/// What they are computed over. Query i has position `first_query + i`; key j is visible to it iff
+/// j <= position and (window == 0 or position - j < window).
+struct AttentionStatsOptions : AttentionWanted {
   double scale = 1.0;
   double softcap = 0.0;
   int window = 0;
-  int first_query = 0;        ///< position of queries[0]; keys are positions 0 .. tokens - 1
-  bool columns = true;        ///< sums, squares, maxima over all queries
-  bool entropy = true;
-  std::vector<int> windows;   ///< observation windows: statistics over the last w queries, each
-  bool last_query = true;
+  int first_query = 0;  ///< position of queries[0]; keys are positions 0 .. tokens - 1
 };
 
 /// Statistics over the last `window` queries.
@@ -72,6 +76,19 @@ struct AttentionResult {
 AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& keys,
                                    const at::Tensor& values, const at::Tensor& multiplicity,
                                    const at::Tensor& length, const AttentionOptions& options);
+
+/// Causal attention and statistics of the same pass: what `attention_with_lse` computes, bit for bit,
+/// and what `attention_stats` says of it, from the weights of the softmax while they are there
+/// instead of a second product of queries and keys. Shapes as in `attention_with_lse`, of a cache
+/// in which slot = token. On the CPU: same bytes for any thread count; elsewhere the one after the
+/// other.
+/// Throws Error{usage} on wrong shapes, types or devices.
+struct AttentionPass {
+  at::Tensor output;  ///< [query_heads, queries, head_dim]
+  AttentionStats stats;
+};
+AttentionPass attention_with_stats(const at::Tensor& queries, const at::Tensor& keys,
+                                   const at::Tensor& values, const AttentionStatsOptions& options);
 
 /// Probabilities of any rectangle from Q, K and LSE: [queries, keys] float32 of one query head.
 /// queries [queries, head_dim] at positions first_query..., keys [keys, head_dim] at first_key...,

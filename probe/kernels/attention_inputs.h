@@ -1,0 +1,65 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "kvscope/kernels/attention_stats.h"
+#include "packed_keys.h"
+#include "tile/tasks.h"
+
+namespace kvscope::detail {
+
+/// Rows up to which K and V are streamed as they lie instead of packed.
+inline constexpr std::int64_t few_rows = 4;
+
+/// Keys [first, end) that each query of one KV head sees.
+struct VisibleKeys {
+  std::vector<int> first;
+  std::vector<int> end;
+};
+
+/// What the inner loops of a forward pass read, on the CPU.
+struct ForwardInputs {
+  ForwardInputs(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+                const at::Tensor& multiplicity, const at::Tensor& length,
+                const AttentionOptions& options);
+
+  std::int64_t query_heads = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t rows = 0;
+  std::int64_t tokens = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t value_dim = 0;  ///< 0: LSE alone
+  std::int64_t group = 0;
+  at::Tensor queries;
+  at::Tensor keys;
+  at::Tensor values;
+  tile::LogitRule rule;
+  std::vector<float> bias;  ///< log2 of the multiplicity, [kv_heads, bias_stride], or empty
+  std::int64_t bias_stride = 0;
+  std::vector<VisibleKeys> visible;  ///< [kv_heads]
+};
+
+/// Room for the output, stored token by token, and the LSE.
+AttentionResult empty_result(const ForwardInputs& in);
+
+/// The task of rows [first_row, first_row + rows) of `heads` query heads of one KV head. Scratch is
+/// left to the caller.
+tile::ForwardTask forward_task(const ForwardInputs& in, const AttentionResult& result,
+                               const PackedKeys& packed, std::int64_t first_head,
+                               std::int64_t heads, std::int64_t first_row, std::int64_t rows);
+
+/// What streamed rows leave behind besides the result.
+struct StreamedWeights {
+  std::vector<float> weights;  ///< [rows][kv_heads][parts][group][row_keys]
+  std::vector<float> factors;  ///< [rows][query_heads][parts] weight times factor is probability
+  std::int64_t parts = 0;
+};
+
+/// Forward pass of a few rows. `kept` and `entropy` [query_heads, rows] may be null.
+void streamed_forward(const ForwardInputs& in, const AttentionResult& result, StreamedWeights* kept,
+                      float* entropy, const tile::Functions& functions);
+
+}  // namespace kvscope::detail

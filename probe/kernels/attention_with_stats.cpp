@@ -1,0 +1,278 @@
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "attention_checks.h"
+#include "attention_impl.h"
+#include "attention_inputs.h"
+#include "attention_targets.h"
+#include "kvscope/core/error.h"
+
+namespace kvscope {
+namespace detail {
+namespace {
+
+/// At most so many tasks of one KV head share the rows of a segment; each has planes of its own.
+constexpr std::int64_t max_parts = 8;
+/// Weights of so many bytes stay in the outer cache until they are folded.
+constexpr std::int64_t kept_bytes = std::int64_t{1} << 20;
+constexpr std::int64_t least_rows = 24;
+
+/// Some blocks of one segment's rows for one KV head.
+struct Unit {
+  std::int64_t kv_head = 0;
+  int segment = 0;
+  int first = 0;  ///< rows [first, end) of the segment
+  int end = 0;
+  std::int64_t block_rows = 0;
+  std::int64_t part = 0;
+  std::int64_t parts = 1;
+  bool counted = false;       ///< some plane counts the rows
+  std::vector<float> planes;  ///< [group][3][columns] sum, squares, maximum; empty: not counted
+};
+
+/// Work space of a unit.
+struct Room {
+  std::unique_ptr<float[]> scratch;
+  std::unique_ptr<float[]> weights;  ///< [stripes][block rows][stripe_keys]
+  std::unique_ptr<float[]> factors;  ///< [stripes][forward_rows]
+};
+
+class FusedPass {
+ public:
+  FusedPass(const ForwardInputs& in, const AttentionResult& result, const ColumnTargets& targets,
+            float* entropy, const tile::Functions& functions)
+      : in_(in),
+        result_(result),
+        targets_(targets),
+        entropy_(entropy),
+        functions_(functions),
+        packed_(pack_keys(in.keys, in.rule.key_factor, functions)),
+        columns_((in.tokens + tile::stripe_keys - 1) / tile::stripe_keys * tile::stripe_keys) {
+    const std::int64_t fit = kept_bytes / 4 / std::max<std::int64_t>(1, columns_);
+    kept_rows_ = std::clamp<std::int64_t>(fit / 12 * 12, least_rows, tile::forward_rows);
+  }
+
+  void run() {
+    add_units(-1, 0, targets_.bounds().front());
+    for (int segment = 0; segment < targets_.segments(); ++segment) {
+      const auto index = static_cast<std::size_t>(segment);
+      add_units(segment, targets_.bounds()[index], targets_.bounds()[index + 1]);
+    }
+    run_tasks(std::ssize(units_),
+              [&](std::int64_t index) { run_unit(units_[static_cast<std::size_t>(index)]); });
+    for (const Unit& unit : units_) {  // in the order of segments and parts
+      add_planes(unit);
+    }
+  }
+
+ private:
+  /// Rows before the first bound are segment -1.
+  void add_units(int segment, int first, int end) {
+    Unit unit;
+    unit.segment = segment;
+    unit.first = first;
+    unit.end = end;
+    unit.counted = segment >= 0 && targets_.counts(segment);
+    unit.block_rows = unit.counted ? kept_rows_ : tile::forward_rows;
+    unit.parts = std::min(max_parts, (end - first + unit.block_rows - 1) / unit.block_rows);
+    for (unit.part = 0; unit.part < unit.parts; ++unit.part) {
+      for (unit.kv_head = 0; unit.kv_head < in_.kv_heads; ++unit.kv_head) {
+        units_.push_back(unit);
+      }
+    }
+  }
+
+  Room room_for(const Unit& unit) const {
+    const auto floats = [](std::int64_t count) {
+      return std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(count));
+    };
+    Room room;
+    room.scratch =
+        floats(tile::forward_scratch(static_cast<int>(in_.group), static_cast<int>(in_.value_dim)));
+    if (unit.counted) {
+      room.weights = floats(columns_ * unit.block_rows);
+      room.factors = floats(columns_ / tile::stripe_keys * tile::forward_rows);
+    }
+    return room;
+  }
+
+  /// Late rows see more keys: parts take blocks to and fro, so that all have as much to do.
+  void run_unit(Unit& unit) const {
+    const std::int64_t blocks = (unit.end - unit.first + unit.block_rows - 1) / unit.block_rows;
+    Room room = room_for(unit);
+    if (unit.counted) {
+      unit.planes.resize(static_cast<std::size_t>(in_.group * 3 * columns_));
+    }
+    for (std::int64_t round = 0; round * unit.parts < blocks; ++round) {
+      const std::int64_t turn = round % 2 == 0 ? unit.part : unit.parts - 1 - unit.part;
+      const std::int64_t block = round * unit.parts + turn;
+      if (block < blocks) {
+        run_block(unit, unit.first + block * unit.block_rows, room);
+      }
+    }
+  }
+
+  /// One head at a time where weights are kept, else the group at once.
+  void run_block(Unit& unit, std::int64_t first_row, Room& room) const {
+    const std::int64_t count = std::min<std::int64_t>(unit.block_rows, unit.end - first_row);
+    const std::int64_t heads = unit.counted ? 1 : in_.group;
+    for (std::int64_t head = 0; head < in_.group; head += heads) {
+      const std::int64_t first_head = unit.kv_head * in_.group + head;
+      tile::ForwardTask task =
+          forward_task(in_, result_, packed_, first_head, heads, first_row, count);
+      task.scratch = room.scratch.get();
+      task.entropy = entropy_ == nullptr ? nullptr : entropy_ + first_head * in_.rows + first_row;
+      if (unit.counted) {
+        task.weights = room.weights.get();
+        task.factors = room.factors.get();
+      }
+      functions_.forward(task);
+      if (unit.counted) {
+        fold(task, unit.planes.data() + head * 3 * columns_);
+      }
+    }
+  }
+
+  /// Adds the kept weights of one head's block to its planes [3][columns].
+  void fold(const tile::ForwardTask& task, float* planes) const {
+    const int begin = *std::min_element(task.first_visible, task.first_visible + task.rows);
+    const int end = *std::max_element(task.end_visible, task.end_visible + task.rows);
+    for (std::int64_t stripe = begin / tile::stripe_keys; stripe * tile::stripe_keys < end;
+         ++stripe) {
+      tile::FoldTask fold;
+      fold.weights = task.weights + stripe * task.rows * tile::stripe_keys;
+      fold.factors = task.factors + stripe * tile::forward_rows;
+      fold.rows = task.rows;
+      fold.sum = planes + stripe * tile::stripe_keys;
+      fold.squares = fold.sum + columns_;
+      fold.largest = fold.squares + columns_;
+      functions_.fold(fold);
+    }
+  }
+
+  void add_planes(const Unit& unit) const {
+    for (std::int64_t head = 0; !unit.planes.empty() && head < in_.group; ++head) {
+      const float* sum = unit.planes.data() + head * 3 * columns_;
+      targets_.add(unit.segment, unit.kv_head * in_.group + head, 0, in_.tokens, sum,
+                   sum + columns_, sum + 2 * columns_);
+    }
+  }
+
+  const ForwardInputs& in_;
+  const AttentionResult& result_;
+  const ColumnTargets& targets_;
+  float* entropy_;
+  const tile::Functions& functions_;
+  PackedKeys packed_;
+  std::int64_t columns_;  ///< tokens in whole stripes
+  std::int64_t kept_rows_ = 0;
+  std::vector<Unit> units_;
+};
+
+/// Probabilities of the keys that one streamed row sees.
+void streamed_row(const ForwardInputs& in, const StreamedWeights& kept, std::int64_t row,
+                  std::int64_t head, int first, int end, float* p) {
+  const std::int64_t task = (row * in.kv_heads + head / in.group) * kept.parts;
+  for (std::int64_t part = first / tile::row_keys; part * tile::row_keys < end; ++part) {
+    const std::int64_t from = std::max<std::int64_t>(first, part * tile::row_keys);
+    const std::int64_t to = std::min<std::int64_t>(end, (part + 1) * tile::row_keys);
+    const float* weights =
+        kept.weights.data() + ((task + part) * in.group + head % in.group) * tile::row_keys;
+    const float factor =
+        kept.factors[static_cast<std::size_t>((row * in.query_heads + head) * kept.parts + part)];
+    for (std::int64_t key = from; key < to; ++key) {
+      *p++ = weights[key - from] * factor;
+    }
+  }
+}
+
+/// Columns of streamed rows, a row at a time.
+void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
+                  const ColumnTargets& targets, int segment) {
+  std::vector<float> p(static_cast<std::size_t>(in.tokens));
+  std::vector<float> squares(p.size());
+  const auto index = static_cast<std::size_t>(segment);
+  for (int row = targets.bounds()[index]; row < targets.bounds()[index + 1]; ++row) {
+    for (std::int64_t head = 0; head < in.query_heads; ++head) {
+      const VisibleKeys& visible = in.visible[static_cast<std::size_t>(head / in.group)];
+      const int first = visible.first[static_cast<std::size_t>(row)];
+      const int end = visible.end[static_cast<std::size_t>(row)];
+      streamed_row(in, kept, row, head, first, end, p.data());
+      std::transform(p.begin(), p.end(), squares.begin(),
+                     [](float value) { return value * value; });
+      targets.add(segment, head, first, end - first, p.data(), squares.data(), p.data());
+    }
+  }
+}
+
+}  // namespace
+
+AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tensor& keys,
+                                       const at::Tensor& values,
+                                       const AttentionStatsOptions& options,
+                                       const tile::Functions& functions) {
+  AttentionOptions forward;
+  forward.scale = options.scale;
+  forward.softcap = options.softcap;
+  forward.window = options.window;
+  forward.first_query = options.first_query;
+  const ForwardInputs in(queries, keys, values, {}, {}, forward);
+  const AttentionResult result = empty_result(in);
+  const ColumnTargets targets(in.query_heads, in.rows, in.tokens, options);
+  AttentionPass pass{result.output, {}};
+  AttentionStats& stats = pass.stats;
+  stats.lse = result.lse;
+  if (options.entropy) {
+    stats.entropy = at::empty({in.query_heads, in.rows}, at::kFloat);
+  }
+  float* entropy = options.entropy ? stats.entropy.mutable_data_ptr<float>() : nullptr;
+  if (in.rows > few_rows) {
+    FusedPass(in, result, targets, entropy, functions).run();
+  } else if (in.rows > 0) {
+    StreamedWeights kept;
+    streamed_forward(in, result, targets.any() ? &kept : nullptr, entropy, functions);
+    for (int segment = 0; segment < targets.segments(); ++segment) {
+      if (targets.counts(segment)) {
+        add_streamed(in, kept, targets, segment);
+      }
+    }
+  }
+  targets.store(stats);
+  if (options.columns) {
+    stats.self_check = self_check(stats.sum, rows_that_see(in.rows, in.tokens, options));
+  }
+  return pass;
+}
+
+}  // namespace detail
+
+AttentionPass attention_with_stats(const at::Tensor& queries, const at::Tensor& keys,
+                                   const at::Tensor& values, const AttentionStatsOptions& options) {
+  constexpr const char* where = "attention_with_stats";
+  detail::check_queries_and_keys(queries, keys, where, true);
+  detail::check_values(values, keys, where);
+  detail::check_stats_options(options, where);
+  if (!queries.is_cpu()) {
+    AttentionOptions forward;
+    forward.scale = options.scale;
+    forward.softcap = options.softcap;
+    forward.window = options.window;
+    forward.first_query = options.first_query;
+    const AttentionResult result =
+        detail::attention_with_lse_plain(queries, keys, values, {}, {}, forward);
+    return {result.output,
+            attention_stats(queries.to(at::kFloat), keys.to(at::kFloat), result.lse, options)};
+  }
+  const std::int64_t rows = queries.size(1);
+  AttentionPass pass = detail::attention_with_stats_cpu(
+      detail::with_dense_rows(queries.to(at::kFloat)), detail::cache_operand(keys, rows),
+      detail::cache_operand(values, rows), options, tile::functions());
+  pass.output = pass.output.to(queries.scalar_type());
+  return pass;
+}
+
+}  // namespace kvscope

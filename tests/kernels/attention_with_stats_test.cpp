@@ -1,0 +1,143 @@
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "attention_impl.h"
+#include "kvscope/core/error.h"
+#include "stats_cases.h"
+
+namespace kvscope {
+namespace {
+
+using namespace testing;
+
+AttentionOptions geometry(const AttentionStatsOptions& options) {
+  AttentionOptions forward;
+  forward.scale = options.scale;
+  forward.softcap = options.softcap;
+  forward.window = options.window;
+  forward.first_query = options.first_query;
+  return forward;
+}
+
+at::Tensor values_of(const Input& input) {
+  return Random(5).tensor(input.keys.sizes());
+}
+
+TEST(AttentionWithStats, AgreesWithTheExplicitMapInEveryInstructionSet) {
+  for (const tile::Functions* functions : instruction_sets()) {
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(std::string(functions->name) + " " + c.name);
+      const Input input = make_input(c);
+      const AttentionPass pass = detail::attention_with_stats_cpu(
+          input.queries, input.keys, values_of(input), input.options, *functions);
+      expect_matches_map(pass.stats, input);
+    }
+  }
+}
+
+/// Whoever watches a run must not change it.
+TEST(AttentionWithStats, OutputAndLseAreThoseOfThePassAloneBitForBit) {
+  for (const tile::Functions* functions : instruction_sets()) {
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(std::string(functions->name) + " " + c.name);
+      const Input input = make_input(c);
+      const at::Tensor values = values_of(input);
+      const AttentionResult alone = detail::attention_with_lse_cpu(
+          input.queries, input.keys, values, {}, {}, geometry(input.options), *functions);
+      const AttentionPass watched = detail::attention_with_stats_cpu(
+          input.queries, input.keys, values, input.options, *functions);
+      EXPECT_TRUE(same_bytes(alone.output, watched.output));
+      EXPECT_TRUE(same_bytes(alone.lse, watched.stats.lse));
+    }
+  }
+}
+
+TEST(AttentionWithStats, SameBytesForAnyThreadCount) {
+  const int before = at::get_num_threads();
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Input input = make_input(c);
+    const at::Tensor values = values_of(input);
+    at::set_num_threads(1);
+    const AttentionPass one =
+        attention_with_stats(input.queries, input.keys, values, input.options);
+    at::set_num_threads(5);
+    const AttentionPass five =
+        attention_with_stats(input.queries, input.keys, values, input.options);
+    at::set_num_threads(before);
+    EXPECT_TRUE(same_bytes(one.output, five.output));
+    EXPECT_TRUE(same_bytes(one.stats.sum, five.stats.sum));
+    EXPECT_TRUE(same_bytes(one.stats.sum_squares, five.stats.sum_squares));
+    EXPECT_TRUE(same_bytes(one.stats.max, five.stats.max));
+    EXPECT_TRUE(same_bytes(one.stats.entropy, five.stats.entropy));
+    EXPECT_TRUE(same_bytes(one.stats.windows[1].sum, five.stats.windows[1].sum));
+  }
+}
+
+TEST(AttentionWithStats, WhatWasNotAskedForIsUndefined) {
+  Input input = make_input(cases()[1]);
+  input.options.columns = input.options.entropy = input.options.last_query = false;
+  input.options.windows = {16};
+  const AttentionPass pass =
+      attention_with_stats(input.queries, input.keys, values_of(input), input.options);
+  EXPECT_FALSE(pass.stats.sum.defined());
+  EXPECT_FALSE(pass.stats.entropy.defined());
+  EXPECT_FALSE(pass.stats.last_query.defined());
+  EXPECT_FALSE(pass.stats.self_check.defined());
+  ASSERT_EQ(pass.stats.windows.size(), 1u);
+  expect_window(pass.stats.windows[0], explicit_map(input.queries, input.keys, input.options), 16);
+  input.options.windows.clear();
+  input.options.entropy = true;
+  const AttentionPass entropy =
+      attention_with_stats(input.queries, input.keys, values_of(input), input.options);
+  const Map map = explicit_map(input.queries, input.keys, input.options);
+  EXPECT_LT(worst(entropy.stats.entropy, map.entropy, 1), 1e-5);
+  EXPECT_TRUE(entropy.stats.windows.empty());
+}
+
+/// Weights of a long prompt do not fit the cache at full height: blocks get lower.
+TEST(AttentionWithStats, LongPrompts) {
+  const Case c{"long", 2, 1, 700, 6000, 16, 5300};
+  const Input input = make_input(c);
+  expect_matches_map(
+      attention_with_stats(input.queries, input.keys, values_of(input), input.options).stats,
+      input);
+}
+
+TEST(AttentionWithStats, ReadsABfloat16Cache) {
+  for (const int rows : {1, 40}) {
+    const Case c{"bfloat16", 4, 2, rows, 300, 64, 300 - rows};
+    Input input = make_input(c);
+    const at::Tensor keys = input.keys.to(at::kBFloat16);
+    const at::Tensor values = values_of(input).to(at::kBFloat16);
+    const AttentionPass pass = attention_with_stats(input.queries, keys, values, input.options);
+    input.keys = keys.to(at::kFloat);
+    expect_matches_map(pass.stats, input);
+  }
+}
+
+/// A logit that is not a number makes its own row so, and its columns; other heads stay whole.
+TEST(AttentionWithStats, NaNStaysInItsHead) {
+  Input input = make_input(cases()[1]);
+  input.queries[0][100].fill_(std::nanf(""));
+  const AttentionPass pass =
+      attention_with_stats(input.queries, input.keys, values_of(input), input.options);
+  EXPECT_TRUE(pass.stats.lse[0][100].isnan().item<bool>());
+  EXPECT_TRUE(pass.stats.sum[0][0].isnan().item<bool>());
+  EXPECT_FALSE(pass.stats.sum.narrow(0, 1, 8).isnan().any().item<bool>());
+}
+
+TEST(AttentionWithStats, RefusesWhatDoesNotFit) {
+  const Input input = make_input(cases()[1]);
+  EXPECT_THROW(attention_with_stats(input.queries, input.keys, values_of(input).narrow(1, 0, 8),
+                                    input.options),
+               Error);
+  AttentionStatsOptions options = input.options;
+  options.windows = {0};
+  EXPECT_THROW(attention_with_stats(input.queries, input.keys, values_of(input), options), Error);
+}
+
+}  // namespace
+}  // namespace kvscope
