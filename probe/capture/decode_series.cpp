@@ -1,5 +1,6 @@
 #include "decode_series.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/zeros.h>
@@ -84,7 +85,7 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
 }
 
 void DecodeSeries::put_attention(int row, const StepAttention& attention) {
-  const SlotTable& slots = attention.slots;
+  const SlotTable& slots = *attention.slots;
   for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
     const int kv_head = index_.shape.kv_head_of(query_head);
     const float* values =
@@ -111,7 +112,7 @@ void DecodeSeries::put_attention(int row, const StepAttention& attention) {
 }
 
 at::Tensor DecodeSeries::by_token(const StepAttention& attention, int tokens) const {
-  const SlotTable& slots = attention.slots;
+  const SlotTable& slots = *attention.slots;
   at::Tensor rows = at::zeros({index_.shape.query_heads, tokens}, at::kFloat);
   for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
     const int kv_head = index_.shape.kv_head_of(query_head);
@@ -125,10 +126,33 @@ at::Tensor DecodeSeries::by_token(const StepAttention& attention, int tokens) co
   return rows;
 }
 
+namespace {
+
+/// Writes `from` over the floats of `to` from its row `row` on. Through pointers, as above.
+void set_row(const at::Tensor& to, std::int64_t row, const at::Tensor& from) {
+  const at::Tensor dense = from.to(at::kCPU, at::kFloat).contiguous();
+  std::copy_n(dense.const_data_ptr<float>(), dense.numel(),
+              to.mutable_data_ptr<float>() + row * to.stride(0));
+}
+
+/// The newest row of every head's slots: [kv_heads, head_dim].
+at::Tensor newest_rows(const at::Tensor& rows, const SlotTable& slots) {
+  if (slots.uniform()) {
+    return rows.select(1, slots.slots - 1);
+  }
+  at::Tensor newest = at::empty({rows.size(0), rows.size(2)}, rows.options());
+  for (int kv_head = 0; kv_head < slots.kv_heads; ++kv_head) {
+    newest[kv_head].copy_(rows[kv_head][slots.length[static_cast<std::size_t>(kv_head)] - 1]);
+  }
+  return newest;
+}
+
+}  // namespace
+
 void DecodeSeries::add_layer(int series_row, int row, const LayerRecord& record,
                              const StepAttention& attention) {
-  entropy_[row].copy_(attention.entropy);
-  lse_[row].copy_(attention.lse);
+  set_row(entropy_, row, attention.entropy);
+  set_row(lse_, row, attention.lse);
   put_attention(row, attention);
   const int seen = record.first_query + 1;
   if (request_.attention_row || segments_.defined()) {
@@ -139,23 +163,22 @@ void DecodeSeries::add_layer(int series_row, int row, const LayerRecord& record,
                   chosen);
     }
     if (segments_.defined()) {
-      by_segment_[row].copy_(rows.mm(segments_.narrow(0, 0, seen)));
+      set_row(by_segment_, row, rows.mm(segments_.narrow(0, 0, seen)));
     }
   }
   if (request_.head_output_norm) {
     const at::Tensor factor = output_factor_(record.layer).to(at::kCPU, at::kFloat);
     const at::Tensor newest = record.output.narrow(1, record.output.size(1) - 1, 1);
-    head_output_norm_[row].copy_(
-        projected_norms(newest.to(at::kCPU, at::kFloat).contiguous(), factor, 2).select(1, 0));
+    set_row(head_output_norm_, row,
+            projected_norms(newest.to(at::kCPU, at::kFloat).contiguous(), factor, 2));
   }
-  queries_[row].copy_(record.queries.select(1, 0));
-  for (int kv_head = 0; kv_head < index_.shape.kv_heads; ++kv_head) {
-    const std::int64_t length = record.slots.slots > 0
-                                    ? record.slots.length[static_cast<std::size_t>(kv_head)]
-                                    : record.keys.size(1);
-    slots_[row][kv_head].fill_(length);
-    keys_[row][kv_head].copy_(record.keys[kv_head][length - 1]);
-    values_[row][kv_head].copy_(record.values[kv_head][length - 1]);
+  const SlotTable& slots = *attention.slots;
+  std::copy(slots.length.begin(), slots.length.end(),
+            slots_.mutable_data_ptr<std::int32_t>() + std::int64_t{row} * index_.shape.kv_heads);
+  if (stores_tensors()) {
+    set_row(queries_, row, record.queries.select(1, 0));
+    set_row(keys_, row, newest_rows(record.keys, slots));
+    set_row(values_, row, newest_rows(record.values, slots));
   }
 }
 
@@ -189,7 +212,7 @@ void DecodeSeries::add_step(int series_row, std::int32_t token, const at::Tensor
   put_query_heads("top_key", top_key_);
   put_query_heads("top_probability", top_probability_);
   put_kv_heads("cache_slots", slots_);
-  if (request_.profile == Profile::qkv || request_.profile == Profile::full) {
+  if (stores_tensors()) {
     put_query_heads("queries", queries_);
     put_kv_heads("keys", keys_);
     put_kv_heads("values", values_);

@@ -33,6 +33,9 @@ class DecodeSeries {
   void add_step(int series_row, std::int32_t token, const at::Tensor& logits);
 
  private:
+  bool stores_tensors() const {
+    return request_.profile == Profile::qkv || request_.profile == Profile::full;
+  }
   /// Sinks, and the tokens that get most.
   void put_attention(int row, const StepAttention& attention);
   /// Masses of slots at their tokens, 0 where a token has none: [query_heads, tokens].

@@ -26,37 +26,63 @@ PrefillStatistics::PrefillStatistics(const ModelShape& shape, int layer,
   options_.window = shape.window_of(layer);
 }
 
+AttentionWanted PrefillStatistics::wanted(const std::vector<int>& windows, bool columns,
+                                          int first_query, int rows, int prompt_tokens) {
+  AttentionWanted wanted = AttentionWanted::nothing();
+  wanted.columns = wanted.entropy = columns;
+  const int widest = windows.empty() ? 1 : windows.back();
+  // Windows that reach back into earlier chunks are finished apart, from the queries remembered.
+  if (first_query + rows == prompt_tokens && rows >= std::min(widest, prompt_tokens)) {
+    wanted.last_query = true;
+    wanted.windows = windows;
+  }
+  return wanted;
+}
+
 void PrefillStatistics::add(const LayerRecord& record, int prompt_tokens) {
   const int rows = static_cast<int>(record.queries.size(1));
-  const bool last = record.first_query + rows == prompt_tokens;
-  const int widest = window_sizes_.empty() ? 1 : window_sizes_.back();
-  const bool window_in_chunk = last && rows >= std::min(widest, prompt_tokens);
+  AttentionStatsOptions options = options_;
+  static_cast<AttentionWanted&>(options) =
+      wanted(window_sizes_, columns_, record.first_query, rows, prompt_tokens);
+  options.first_query = record.first_query;
   chunk_lse = record.lse;
-  if (columns_) {
-    AttentionStatsOptions options = options_;
-    options.first_query = record.first_query;
-    options.last_query = last;
-    if (window_in_chunk) {
-      options.windows = window_sizes_;
-    }
-    const AttentionStats stats = attention_stats(record.queries, record.keys, record.lse, options);
+  if (options.any()) {
+    const AttentionStats stats =
+        record.stats.has(options)
+            ? record.stats
+            : attention_stats(record.queries, record.keys, record.lse, options);
     chunk_lse = stats.lse;
-    chunk_entropy = stats.entropy;
-    add_columns(stats);
-    if (last) {
-      last_query = stats.last_query;
-      windows = stats.windows;
-      self_check = at::abs(sum.sum(1) - static_cast<double>(prompt_tokens)) /
-                   static_cast<double>(prompt_tokens);
+    if (columns_) {
+      chunk_entropy = stats.entropy;
+      add_columns(stats);
     }
-    if (last && window_in_chunk) {
+    if (options.last_query) {
+      finish(stats, prompt_tokens);
       return;
     }
   }
   remember(record);
-  if (last) {
+  if (record.first_query + rows == prompt_tokens) {
     finish_windows(record, prompt_tokens);
   }
+}
+
+at::Tensor PrefillStatistics::residual(const at::Tensor& sum, int rows) {
+  return at::abs(sum.sum(1, false, at::kDouble) - rows).div_(rows).to(at::kFloat);
+}
+
+void PrefillStatistics::finish(const AttentionStats& stats, int prompt_tokens) {
+  windows = stats.windows;
+  last_query = stats.last_query;
+  if (columns_) {
+    self_check = residual(sum, prompt_tokens);
+  } else if (windows.empty()) {
+    self_check = residual(last_query, 1);
+  } else {
+    self_check = residual(windows.back().sum, windows.back().window);
+  }
+  tail_queries_.reset();
+  tail_lse_.reset();
 }
 
 void PrefillStatistics::add_columns(const AttentionStats& stats) {
@@ -87,17 +113,9 @@ void PrefillStatistics::remember(const LayerRecord& record) {
 void PrefillStatistics::finish_windows(const LayerRecord& record, int prompt_tokens) {
   AttentionStatsOptions options = options_;
   options.first_query = prompt_tokens - static_cast<int>(tail_queries_.size(1));
-  options.columns = !columns_;  // of the window only: for the self-check
-  options.entropy = false;
+  options.columns = options.entropy = false;
   options.windows = window_sizes_;
-  const AttentionStats stats = attention_stats(tail_queries_, record.keys, tail_lse_, options);
-  windows = stats.windows;
-  last_query = stats.last_query;
-  if (!columns_) {
-    self_check = stats.self_check;
-  }
-  tail_queries_.reset();
-  tail_lse_.reset();
+  finish(attention_stats(tail_queries_, record.keys, tail_lse_, options), prompt_tokens);
 }
 
 }  // namespace kvscope::detail

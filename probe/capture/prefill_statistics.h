@@ -16,6 +16,9 @@ class PrefillStatistics {
   /// `columns`: statistics over all queries besides the windows.
   PrefillStatistics(const ModelShape& shape, int layer, std::vector<int> windows, bool columns);
 
+  /// What a chunk of `rows` queries from token `first_query` on adds.
+  static AttentionWanted wanted(const std::vector<int>& windows, bool columns, int first_query,
+                                int rows, int prompt_tokens);
   /// Adds a chunk; the last one (`prompt_tokens` reached) completes the windows.
   void add(const LayerRecord& record, int prompt_tokens);
 
@@ -31,6 +34,9 @@ class PrefillStatistics {
  private:
   void add_columns(const AttentionStats& stats);
   void remember(const LayerRecord& record);
+  void finish(const AttentionStats& stats, int prompt_tokens);
+  /// |sum over tokens - rows| / rows of each head.
+  static at::Tensor residual(const at::Tensor& sum, int rows);
   void finish_windows(const LayerRecord& record, int prompt_tokens);
 
   AttentionStatsOptions options_;

@@ -168,9 +168,9 @@ void PromptPlanes::finish_layer(const LayerRecord& record, const PrefillStatisti
 }
 
 bool PromptPlanes::add(const LayerRecord& record, int row, const LayerEnd& end) {
-  const bool columns = request_.profile != Profile::window;
   auto& statistics =
-      open_.try_emplace(record.layer, index_.shape, record.layer, request_.windows, columns)
+      open_
+          .try_emplace(record.layer, index_.shape, record.layer, request_.windows, counts_columns())
           .first->second;
   statistics.add(record, index_.prompt_tokens);
   finite_.see(statistics.chunk_lse, "queries or keys", record.layer, 0);

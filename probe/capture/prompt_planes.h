@@ -32,6 +32,11 @@ class PromptPlanes {
         output_weights_(std::move(output_weights)),
         segments_(std::move(segments)) {}
 
+  /// Attention statistics needed of a chunk of `rows` queries from token `first_query` on.
+  AttentionWanted wanted(int first_query, int rows) const {
+    return PrefillStatistics::wanted(request_.windows, counts_columns(), first_query, rows,
+                                     index_.prompt_tokens);
+  }
   /// Sees the sums over all queries, [query_heads, prompt_tokens], of each layer as it ends;
   /// undefined in profile `window`.
   using LayerEnd = std::function<void(const LayerRecord& record, const at::Tensor& attention_sum)>;
@@ -43,6 +48,8 @@ class PromptPlanes {
 
  private:
   enum class Heads { query, kv };
+  /// Whether all queries are counted, not only those of windows.
+  bool counts_columns() const { return request_.profile != Profile::window; }
   bool stores_tensors() const {
     return request_.profile == Profile::qkv || request_.profile == Profile::full;
   }

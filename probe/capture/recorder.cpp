@@ -120,6 +120,7 @@ struct Recorder::Impl {
   detail::FiniteCheck finite;
   at::Tensor segments;  ///< [planned tokens, segments], or undefined
   detail::PromptPlanes planes;
+  detail::StepAttentions attention;
   detail::DecodeSeries decode;
   detail::HookSeries hooks;
   detail::Snapshots snapshots;
@@ -140,6 +141,16 @@ Recorder::~Recorder() = default;
 
 bool Recorder::wants(int layer) const {
   return impl_->row_of(layer) >= 0;
+}
+
+AttentionWanted Recorder::wanted(int step, int first_query, int rows) const {
+  const Impl& impl = *impl_;
+  if (step == 0) {
+    return impl.planes.wanted(first_query, rows);
+  }
+  AttentionWanted wanted = AttentionWanted::nothing();
+  wanted.entropy = wanted.last_query = impl.series_row(step) >= 0 || impl.snapshots.any();
+  return wanted;
 }
 
 bool Recorder::wants_hooks(int step) const {
@@ -214,7 +225,7 @@ void Recorder::decode_layer(int step, const LayerRecord& record) {
   if (series_row < 0 && !impl.snapshots.any()) {
     return;
   }
-  const detail::StepAttention attention = detail::step_attention(record, impl.index.shape);
+  const detail::StepAttention attention = impl.attention.of(record, impl.index.shape);
   impl.snapshots.add_step(step, row, record, attention);
   if (series_row >= 0) {
     impl.decode.add_layer(series_row, row, record, attention);

@@ -82,7 +82,7 @@ void Snapshots::add_step(int step, int row, const LayerRecord& record,
   if (!any()) {
     return;
   }
-  const SlotTable& slots = attention.slots;
+  const SlotTable& slots = *attention.slots;
   const at::Tensor& sums = sums_[static_cast<std::size_t>(row)];
   for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
     const int kv_head = index_.shape.kv_head_of(query_head);

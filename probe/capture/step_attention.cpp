@@ -9,19 +9,6 @@
 namespace kvscope::detail {
 namespace {
 
-StepAttention of_tokens(const LayerRecord& record, const ModelShape& shape) {
-  AttentionStatsOptions options;
-  options.scale = shape.attention_scale;
-  options.softcap = shape.logit_softcap;
-  options.window = shape.window_of(record.layer);
-  options.first_query = record.first_query;
-  options.columns = false;
-  const AttentionStats stats = attention_stats(record.queries, record.keys, record.lse, options);
-  const auto tokens = static_cast<int>(record.keys.size(1));
-  return {stats.last_query.to(at::kCPU, at::kFloat).contiguous(), stats.entropy.select(1, 0),
-          stats.lse.select(1, 0), SlotTable::full(shape.kv_heads, tokens)};
-}
-
 StepAttention of_slots(const LayerRecord& record, const ModelShape& shape) {
   const SlotTable& slots = record.slots;
   const at::Tensor masses = record.attention.to(at::kCPU, at::kFloat).contiguous();
@@ -38,12 +25,32 @@ StepAttention of_slots(const LayerRecord& record, const ModelShape& shape) {
     }
     entropies.mutable_data_ptr<float>()[query_head] = static_cast<float>(entropy);
   }
-  return {masses, entropies, record.lse.select(1, record.lse.size(1) - 1), slots};
+  return {masses, entropies, record.lse.select(1, record.lse.size(1) - 1),
+          std::make_shared<const SlotTable>(slots)};
 }
 
 }  // namespace
 
-StepAttention step_attention(const LayerRecord& record, const ModelShape& shape) {
+StepAttention StepAttentions::of_tokens(const LayerRecord& record, const ModelShape& shape) {
+  AttentionStatsOptions options;
+  options.scale = shape.attention_scale;
+  options.softcap = shape.logit_softcap;
+  options.window = shape.window_of(record.layer);
+  options.first_query = record.first_query;
+  options.columns = false;
+  const AttentionStats stats =
+      record.stats.has(options)
+          ? record.stats
+          : attention_stats(record.queries, record.keys.to(at::kFloat), record.lse, options);
+  const auto tokens = static_cast<int>(record.keys.size(1));
+  if (full_ == nullptr || full_->slots != tokens) {
+    full_ = std::make_shared<const SlotTable>(SlotTable::full(shape.kv_heads, tokens));
+  }
+  return {stats.last_query.to(at::kCPU, at::kFloat).contiguous(), stats.entropy.select(1, 0),
+          stats.lse.select(1, 0), full_};
+}
+
+StepAttention StepAttentions::of(const LayerRecord& record, const ModelShape& shape) {
   return record.slots.slots > 0 ? of_slots(record, shape) : of_tokens(record, shape);
 }
 

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
+
 #include "kvscope/capture/recorder.h"
 
 namespace kvscope::detail {
@@ -11,8 +13,17 @@ struct StepAttention {
   at::Tensor masses;   ///< [query_heads, slots] of whole slots, float32 on the CPU, contiguous
   at::Tensor entropy;  ///< [query_heads] nats, as if a merged slot were as many equal tokens
   at::Tensor lse;      ///< [query_heads]
-  SlotTable slots;
+  std::shared_ptr<const SlotTable> slots;
 };
-StepAttention step_attention(const LayerRecord& record, const ModelShape& shape);
+
+/// Attention of decode steps, one layer after the other.
+class StepAttentions {
+ public:
+  StepAttention of(const LayerRecord& record, const ModelShape& shape);
+
+ private:
+  StepAttention of_tokens(const LayerRecord& record, const ModelShape& shape);
+  std::shared_ptr<const SlotTable> full_;  ///< of the newest step whose cache held every token
+};
 
 }  // namespace kvscope::detail

@@ -178,32 +178,60 @@ class Pass {
     show(HookPoint::values, layer, state.values());
   }
 
-  /// Attention output of the newest `count` rows: [query_heads, count, head_dim].
-  at::Tensor attend(int layer, int count) {
+  AttentionWanted wanted(int layer, int count) const {
+    return watch_.statistics && count == rows_ ? watch_.statistics(layer)
+                                               : AttentionWanted::nothing();
+  }
+
+  /// Attention of the newest `count` rows, with what is wanted of it where slots are tokens in a
+  /// row.
+  AttentionPass attend_to(int layer, int count) {
     const ModelShape& shape = model_.shape();
     const LayerState& state = layers_[static_cast<std::size_t>(layer)];
     const at::Tensor queries = space_.queries.narrow(1, rows_ - count, count);
-    AttentionResult result;
+    AttentionPass pass;
     if (state.cut() && shape.window_of(layer) > 0) {  // slots are no longer the tokens in a row
-      result = attend_by_position(queries,
-                                  std::span<const std::int32_t>(positions_)
-                                      .subspan(static_cast<std::size_t>(rows_ - count)),
-                                  state, shape, layer);
-    } else {
-      AttentionOptions options;
+      const AttentionResult result =
+          attend_by_position(queries,
+                             std::span<const std::int32_t>(positions_)
+                                 .subspan(static_cast<std::size_t>(rows_ - count)),
+                             state, shape, layer);
+      pass.output = result.output;
+      pass.stats.lse = result.lse;
+      return pass;
+    }
+    const at::Tensor multiplicity = state.multiplicity();
+    const at::Tensor lengths = state.lengths();
+    const AttentionWanted wanted = this->wanted(layer, count);
+    if (wanted.any() && !multiplicity.defined() && !lengths.defined()) {
+      AttentionStatsOptions options{wanted};
       options.scale = shape.attention_scale;
       options.softcap = shape.logit_softcap;
       options.window = shape.window_of(layer);
       options.first_query = state.longest() - count;
-      options.causal_tail = count;
-      result = attention_with_lse(queries, state.keys(), state.values(), state.multiplicity(),
-                                  state.lengths(), options);
+      return attention_with_stats(queries, state.keys(), state.values(), options);
     }
+    AttentionOptions options;
+    options.scale = shape.attention_scale;
+    options.softcap = shape.logit_softcap;
+    options.window = shape.window_of(layer);
+    options.first_query = state.longest() - count;
+    options.causal_tail = count;
+    const AttentionResult result =
+        attention_with_lse(queries, state.keys(), state.values(), multiplicity, lengths, options);
+    pass.output = result.output;
+    pass.stats.lse = result.lse;
+    return pass;
+  }
+
+  /// Attention output of the newest `count` rows: [query_heads, count, head_dim].
+  at::Tensor attend(int layer, int count) {
+    const AttentionPass pass = attend_to(layer, count);
     if (watch_.layer) {
-      watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), result.lse,
-                    result.output, hidden_, positions_});
+      watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), pass.stats.lse,
+                    pass.output, hidden_, positions_, pass.stats});
     }
-    return result.output;
+    return pass.output;
   }
 
   /// hidden += norm(x weight^T + bias), without a norm where there is none.
@@ -239,7 +267,8 @@ class Pass {
       at::Tensor active = space_.active.narrow(0, 0, count);
       normalise(input.narrow(0, first, count), weights.mlp_norm, model_.config(), normed);
       show(HookPoint::mlp_input, layer, normed);
-      activate(multiply(normed, weights.gate_up, weights.gate_up_bias), model_.config().activation, active);
+      activate(multiply(normed, weights.gate_up, weights.gate_up_bias), model_.config().activation,
+               active);
       add_block(HookPoint::mlp_output, layer, active, weights.down, weights.down_bias,
                 weights.post_mlp_norm, hidden);
     }

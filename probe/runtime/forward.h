@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvscope/core/hook_point.h"
+#include "kvscope/kernels/attention_stats.h"
 #include "layer_state.h"
 #include "loaded_model.h"
 
@@ -23,6 +24,7 @@ struct LayerPass {
   at::Tensor output;  ///< [query_heads, rows of lse, head_dim] attention output, before W_O
   at::Tensor hidden;  ///< [rows, hidden_dim] residual stream that went in; changes after the call
   std::span<const std::int32_t> positions;  ///< [rows] as this layer counts them
+  AttentionStats stats;  ///< what `PassWatch::statistics` wanted, of a cache of one length; LSE
 };
 
 /// Who watches a pass. Every member may be empty.
@@ -31,6 +33,8 @@ struct PassWatch {
   /// How many of the newest rows' LSE `layer` needs in this layer; at least what is asked is
   /// computed.
   std::function<int(int layer, int rows)> rows;
+  /// Statistics of this pass's queries that `layer` is to be shown; all rows' LSE must be needed.
+  std::function<AttentionWanted(int layer)> statistics;
   std::function<void(int layer)> progress;
   /// Sees every hook point; needs `PassInput::all_rows`, and keeps the MLP from working in blocks.
   /// Tensors are in the type they are computed in and valid during the call only.

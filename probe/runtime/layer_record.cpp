@@ -14,11 +14,14 @@ LayerRecord record_of(const LayerPass& pass, const LayerState& state, const Mode
   record.layer = pass.layer;
   record.first_query = first_token;
   record.queries = pass.queries;
-  record.keys = state.keys().to(at::kFloat);
-  record.values = state.values().to(at::kFloat);
+  // A decode step is asked for its newest row: nothing is gained by converting the others.
+  const bool step = pass.queries.size(1) == 1;
+  record.keys = step ? state.keys() : state.keys().to(at::kFloat);
+  record.values = step ? state.values() : state.values().to(at::kFloat);
   record.keys_pre_rope = pass.keys_pre_rope;
   record.lse = pass.lse;
   record.output = pass.output;
+  record.stats = pass.stats;
   if (!state.cut()) {
     return record;
   }

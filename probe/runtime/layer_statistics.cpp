@@ -38,9 +38,8 @@ void add_sum(LayerStatistics& statistics, const StatisticsPass& pass, const at::
   }
 }
 
-/// Column statistics of the pass over a cache in which slot = token: the two-pass kernel.
-void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
-              const ModelShape& shape, int layer) {
+AttentionStats columns_of(const StatisticsPass& pass, const LayerState& state,
+                          const ModelShape& shape, int layer) {
   AttentionStatsOptions options;
   options.scale = shape.attention_scale;
   options.softcap = shape.logit_softcap;
@@ -48,8 +47,15 @@ void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const Lay
   options.first_query = state.longest() - static_cast<int>(pass.queries.size(1));
   options.entropy = false;
   options.last_query = false;
+  return attention_stats(pass.queries, state.keys().to(at::kFloat), pass.lse, options);
+}
+
+/// Column statistics of the pass over a cache of one length: those of the forward pass, if it kept
+/// them.
+void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
+              const ModelShape& shape, int layer) {
   const AttentionStats stats =
-      attention_stats(pass.queries, state.keys().to(at::kFloat), pass.lse, options);
+      pass.stats.sum.defined() ? pass.stats : columns_of(pass, state, shape, layer);
   const std::int64_t slots = stats.sum.size(1);
   add_sum(statistics, pass, stats.sum);
   statistics.sum_squares.narrow(1, 0, slots).add_(stats.sum_squares);
@@ -82,6 +88,8 @@ LayerStatistics LayerStatistics::clone() const {
   LayerStatistics copy = *this;
   copy.queries = clone_of(queries);
   copy.lse = clone_of(lse);
+  copy.query_room.reset();
+  copy.lse_room.reset();
   copy.sum = clone_of(sum);
   copy.decode_sum = clone_of(decode_sum);
   copy.sum_squares = clone_of(sum_squares);
@@ -92,25 +100,53 @@ LayerStatistics LayerStatistics::clone() const {
 void LayerStatistics::forget_queries() {
   queries.reset();
   lse.reset();
+  query_room.reset();
+  lse_room.reset();
   positions.clear();
 }
+
+namespace {
+
+/// The newest `kept` of `old` rows followed by `fresh` ones: a part of `room`, which holds twice as
+/// many as are ever kept, so that a decode step moves them only once in a while.
+at::Tensor followed_by(at::Tensor& room, const at::Tensor& old, std::int64_t kept,
+                       const at::Tensor& fresh, int window) {
+  const std::int64_t added = fresh.size(1);
+  std::int64_t first = 0;  // of the kept rows in the room
+  if (room.defined()) {
+    first = old.storage_offset() / room.stride(1) + old.size(1) - kept;
+  }
+  if (!room.defined() || first + kept + added > room.size(1)) {
+    std::vector<std::int64_t> sizes = fresh.sizes().vec();
+    sizes[1] = std::int64_t{2} * window;
+    at::Tensor wider = at::empty(sizes, fresh.options());
+    wider.narrow(1, 0, kept).copy_(old.narrow(1, old.size(1) - kept, kept));
+    room = wider;
+    first = 0;
+  }
+  room.narrow(1, first + kept, added).copy_(fresh);
+  return room.narrow(1, first, kept + added);
+}
+
+}  // namespace
 
 void remember_queries(LayerStatistics& statistics, const StatisticsPass& pass, int window) {
   const auto rows = static_cast<int>(pass.queries.size(1));
   const int fresh = std::min(rows, window);
   const auto old = static_cast<int>(statistics.positions.size());
   const int kept = std::min(old, window - fresh);
-  at::Tensor queries = pass.queries.narrow(1, rows - fresh, fresh);
-  at::Tensor lse = pass.lse.narrow(1, pass.lse.size(1) - fresh, fresh);
+  const at::Tensor queries = pass.queries.narrow(1, rows - fresh, fresh);
+  const at::Tensor lse = pass.lse.narrow(1, pass.lse.size(1) - fresh, fresh);
   if (kept > 0) {
-    queries = at::cat({statistics.queries.narrow(1, old - kept, kept), queries}, 1);
-    lse = at::cat({statistics.lse.narrow(1, old - kept, kept), lse}, 1);
+    statistics.queries =
+        followed_by(statistics.query_room, statistics.queries, kept, queries, window);
+    statistics.lse = followed_by(statistics.lse_room, statistics.lse, kept, lse, window);
   } else {
-    queries = queries.clone();
-    lse = lse.clone();
+    statistics.query_room.reset();
+    statistics.lse_room.reset();
+    statistics.queries = queries.clone();
+    statistics.lse = lse.clone();
   }
-  statistics.queries = queries;
-  statistics.lse = lse;
   statistics.positions.erase(statistics.positions.begin(), statistics.positions.end() - kept);
   statistics.positions.insert(statistics.positions.end(), pass.positions.end() - fresh,
                               pass.positions.end());

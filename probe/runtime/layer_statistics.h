@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvscope/core/shape.h"
+#include "kvscope/kernels/attention_stats.h"
 #include "layer_state.h"
 
 namespace kvscope::detail {
@@ -22,6 +23,9 @@ struct LayerStatistics {
   at::Tensor decode_sum;   ///< likewise, queries of decode steps alone
   at::Tensor sum_squares;  ///< likewise
   at::Tensor max;          ///< likewise
+  at::Tensor
+      query_room;       ///< [query_heads, room, head_dim] that `queries` is a part of, or undefined
+  at::Tensor lse_room;  ///< [query_heads, room] likewise
 
   LayerStatistics clone() const;
   void forget_queries();
@@ -33,6 +37,7 @@ struct StatisticsPass {
   at::Tensor lse;                           ///< [query_heads, rows or fewer], of the newest rows
   std::span<const std::int32_t> positions;  ///< [rows]
   bool decode = false;                      ///< a decode step's
+  AttentionStats stats = {};                ///< of these queries, or empty: then they are computed
 };
 
 /// Keeps the newest `window` queries.

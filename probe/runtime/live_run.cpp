@@ -13,6 +13,7 @@
 #include "layer_statistics.h"
 #include "live_evidence.h"
 #include "observe.h"
+#include "run_checks.h"
 
 namespace kvscope {
 namespace detail {
@@ -74,6 +75,8 @@ class LiveRunOnModel final : public LiveRun {
   at::Tensor pass(const PassInput& input, const Use& use);
   at::Tensor newest_logits(const at::Tensor& hidden) const;
   void watch_layer(const LayerPass& seen, const PassInput& input, const Use& use);
+  /// Attention statistics that somebody needs of a layer of a pass.
+  AttentionWanted wanted(int layer, int step, const PassInput& input, const Use& use) const;
   void append_tokens(std::span<const std::int32_t> ids);
   bool hooked(Recorder* recorder, int step) const {
     return pass_hook(options_, recorder, step, seen_) != nullptr;
@@ -132,7 +135,7 @@ void LiveRunOnModel::append_tokens(std::span<const std::int32_t> ids) {
 void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, const Use& use) {
   const auto index = static_cast<std::size_t>(seen.layer);
   const LayerState& state = layers_[index];
-  const StatisticsPass pass{seen.queries, seen.lse, seen.positions, use.decode};
+  const StatisticsPass pass{seen.queries, seen.lse, seen.positions, use.decode, seen.stats};
   if (use.remember) {
     remember_queries(statistics_[index], pass, options_.statistics_window);
   }
@@ -152,6 +155,16 @@ void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, 
   }
 }
 
+AttentionWanted LiveRunOnModel::wanted(int layer, int step, const PassInput& input,
+                                       const Use& use) const {
+  AttentionWanted wanted = AttentionWanted::nothing();
+  if (use.recorder != nullptr && use.recorder->wants(layer)) {
+    wanted = use.recorder->wanted(step, input.first_token, static_cast<int>(input.ids.size()));
+  }
+  wanted.columns = wanted.columns || use.statistics;
+  return wanted;
+}
+
 at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
   const at::NoGradGuard no_grad;
   KVSCOPE_CHECK(use.recorder == nullptr || use.decode || !layers_.front().cut(),
@@ -168,13 +181,16 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
       return all ? rows : std::min(rows, options_.statistics_window);
     };
   }
+  const int step = use.decode ? step_ + 1 : 0;
+  if (use.statistics || use.recorder != nullptr) {
+    watch.statistics = [&](int layer) { return wanted(layer, step, input, use); };
+  }
   if (options_.progress) {
     watch.progress = [&](int layer) {
       const auto done = static_cast<std::int64_t>(input.ids.size()) * (layer + 1) / shape().layers;
       options_.progress(seen_ + static_cast<int>(done), use.tokens_total, layer);
     };
   }
-  const int step = use.decode ? step_ + 1 : 0;
   watch.hook = pass_hook(options_, use.recorder, step, input.first_token);
   try {
     const at::Tensor hidden = run_pass(*model_, layers_, input, watch);
@@ -375,25 +391,7 @@ std::unique_ptr<LiveRun> LiveRun::start(std::shared_ptr<const Model> model, Toke
   const auto loaded = std::dynamic_pointer_cast<const detail::LoadedModel>(model);
   KVSCOPE_CHECK(loaded != nullptr, ErrorCode::usage, "no loaded model", "LiveRun::start",
                 "use Model::load");
-  const ModelConfig& config = loaded->config();
-  KVSCOPE_CHECK(prompt.prompt_tokens > 0 && prompt.prompt_tokens == prompt.size(), ErrorCode::usage,
-                "the prompt is empty", "prompt", "give it some text");
-  KVSCOPE_CHECK(options.beyond_context || prompt.prompt_tokens <= config.context_length,
-                ErrorCode::usage,
-                fmt::format("the prompt has {} tokens, the model's context {}",
-                            prompt.prompt_tokens, config.context_length),
-                config.name, "shorten the prompt, or pass --allow-beyond-context");
-  KVSCOPE_CHECK(
-      prompt.position.size() == prompt.id.size() &&
-          std::all_of(prompt.id.begin(), prompt.id.end(),
-                      [&](std::int32_t id) { return id >= 0 && id < config.shape.vocabulary; }),
-      ErrorCode::usage,
-      fmt::format("a token id lies outside the vocabulary of {}", config.shape.vocabulary),
-      "prompt", "tokenize with this model's tokenizer");
-  KVSCOPE_CHECK(options.prefill_chunk >= 0 && options.statistics_window > 0, ErrorCode::usage,
-                fmt::format("prefill chunk {}, statistics window {}", options.prefill_chunk,
-                            options.statistics_window),
-                "run options", "use a chunk >= 0 (0 = one pass) and a window >= 1");
+  detail::check_run(loaded->config(), prompt, options);
   return std::make_unique<detail::LiveRunOnModel>(loaded, std::move(prompt), std::move(options));
 }
 

@@ -10,16 +10,18 @@
 #include "kvscope/core/capture_index.h"
 #include "kvscope/core/slots.h"
 #include "kvscope/core/tokens.h"
+#include "kvscope/kernels/attention_stats.h"
 
 namespace kvscope {
 
 /// What one layer of one forward pass (a prefill chunk, or a decode step) offers to the recorder.
 struct LayerRecord {
   int layer = 0;
-  int first_query = 0;       ///< position of queries[0]
-  at::Tensor queries;        ///< [query_heads, n, head_dim] post-RoPE
-  at::Tensor keys;           ///< [kv_heads, first_query + n, head_dim] post-RoPE, cache included
-  at::Tensor values;         ///< [kv_heads, first_query + n, head_dim]
+  int first_query = 0;  ///< position of queries[0]
+  at::Tensor queries;   ///< [query_heads, n, head_dim] post-RoPE
+  /// [kv_heads, first_query + n, head_dim] post-RoPE, cache included; float32, or the cache's type
+  at::Tensor keys;
+  at::Tensor values;         ///< likewise, as it lies in the cache
   at::Tensor keys_pre_rope;  ///< [kv_heads, n, head_dim] of this pass, or undefined
   at::Tensor lse;            ///< [query_heads, n] or undefined
   /// Of a decode step on a cache that lost or merged tokens: what its slots stand for (keys and
@@ -28,6 +30,9 @@ struct LayerRecord {
   SlotTable slots = {};
   at::Tensor attention = {};
   at::Tensor output = {};  ///< [query_heads, n, head_dim] attention output before W_O, or undefined
+  /// What the pass already knows of its attention. Computed from queries, keys and `lse` where it
+  /// is less than `Recorder::wanted`.
+  AttentionStats stats = {};
 };
 
 /// Writes a run down while it happens: reductions on the calling thread, files on a writer thread.
@@ -46,6 +51,9 @@ class Recorder {
   Recorder& operator=(const Recorder&) = delete;
 
   bool wants(int layer) const;
+  /// Attention statistics that the record of a recorded layer is to hold, of `rows` queries from
+  /// token `first_query` on, at a step (0 = the prompt).
+  AttentionWanted wanted(int step, int first_query, int rows) const;
   /// Whether hook points of a step (0 = the prompt) are stored: then the pass must show them all.
   bool wants_hooks(int step) const;
   /// Whether `hook` is to be given logits of any of `count` tokens from `first_token` on.

@@ -9,10 +9,13 @@ namespace kvscope {
 
 /// Which attention statistics are computed.
 struct AttentionWanted {
-  bool columns = true;       ///< sums, squares, maxima over all queries
+  bool columns = true;  ///< sums, squares, maxima over all queries
   bool entropy = true;
   std::vector<int> windows;  ///< observation windows: statistics over the last w queries, each
   bool last_query = true;
+
+  bool any() const { return columns || entropy || last_query || !windows.empty(); }
+  static AttentionWanted nothing() { return {false, false, {}, false}; }
 };
 
 /// What they are computed over. Query i has position `first_query + i`; key j is visible to it iff
@@ -40,28 +43,36 @@ struct AttentionStats {
   at::Tensor max;          ///< [query_heads, tokens]
   at::Tensor entropy;      ///< [query_heads, queries] nats
   at::Tensor last_query;   ///< [query_heads, tokens]
-  at::Tensor self_check;   ///< [query_heads] |sum over keys of `sum` - rows| / rows, rows that see a key
+  at::Tensor
+      self_check;  ///< [query_heads] |sum over keys of `sum` - rows| / rows, rows that see a key
   std::vector<WindowStats> windows;
+
+  /// Whether all that is wanted is there, of as many windows.
+  bool has(const AttentionWanted& wanted) const {
+    return (!wanted.columns || sum.defined()) && (!wanted.entropy || entropy.defined()) &&
+           (!wanted.last_query || last_query.defined()) && windows.size() >= wanted.windows.size();
+  }
 };
 
 /// Two-pass attention statistics without a map (specs/probe.md 3.3): LSE (unless given), then one
 /// key-stationary pass over tiles that stay in L2.
-/// queries [query_heads, queries, head_dim], keys [kv_heads, tokens, head_dim], float32, post-RoPE, same
-/// device; strides are free but for a contiguous last axis. lse [query_heads, queries] or undefined.
-/// Rows with no visible key: lse = -inf, probability 0. Same bytes for any thread count.
+/// queries [query_heads, queries, head_dim], keys [kv_heads, tokens, head_dim], float32, post-RoPE,
+/// same device; strides are free but for a contiguous last axis. lse [query_heads, queries] or
+/// undefined. Rows with no visible key: lse = -inf, probability 0. Same bytes for any thread count.
 /// Throws Error{usage} on wrong shapes, types or devices.
 AttentionStats attention_stats(const at::Tensor& queries, const at::Tensor& keys,
                                const at::Tensor& lse, const AttentionStatsOptions& options);
 
 /// Causal attention of `queries` over `keys`/`values` with LSE. Shapes as above; values
-/// [kv_heads, tokens, head_dim] in the keys' type, which may be bfloat16 under float32 queries; multiplicity [kv_heads, tokens] float32 or undefined (= 1);
-/// length [kv_heads] int32 or undefined (= tokens): live slots of a ragged cache. With a
-/// multiplicity or a length, every live slot is visible to every query unless it is among the
-/// newest `causal_tail` slots, which are causal (the tokens being appended): of the n queries, query i
-/// sees live slots up to live - n + i. A sliding window needs the ordinary form (neither given).
-/// On the CPU ours, in float32 whatever the type: same bytes for any thread count, and all-ones
-/// multiplicities change no bit. Elsewhere LibTorch operators, a block of queries at a time.
-/// Throws Error{usage} on wrong shapes, types or devices; Error{unsupported} for a window over slots.
+/// [kv_heads, tokens, head_dim] in the keys' type, which may be bfloat16 under float32 queries;
+/// multiplicity [kv_heads, tokens] float32 or undefined (= 1); length [kv_heads] int32 or undefined
+/// (= tokens): live slots of a ragged cache. With a multiplicity or a length, every live slot is
+/// visible to every query unless it is among the newest `causal_tail` slots, which are causal (the
+/// tokens being appended): of the n queries, query i sees live slots up to live - n + i. A sliding
+/// window needs the ordinary form (neither given). On the CPU ours, in float32 whatever the type:
+/// same bytes for any thread count, and all-ones multiplicities change no bit. Elsewhere LibTorch
+/// operators, a block of queries at a time. Throws Error{usage} on wrong shapes, types or devices;
+/// Error{unsupported} for a window over slots.
 struct AttentionOptions {
   double scale = 1.0;
   double softcap = 0.0;
@@ -77,8 +88,8 @@ AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& 
                                    const at::Tensor& values, const at::Tensor& multiplicity,
                                    const at::Tensor& length, const AttentionOptions& options);
 
-/// Causal attention and statistics of the same pass: what `attention_with_lse` computes, bit for bit,
-/// and what `attention_stats` says of it, from the weights of the softmax while they are there
+/// Causal attention and statistics of the same pass: what `attention_with_lse` computes, bit for
+/// bit, and what `attention_stats` says of it, from the weights of the softmax while they are there
 /// instead of a second product of queries and keys. Shapes as in `attention_with_lse`, of a cache
 /// in which slot = token. On the CPU: same bytes for any thread count; elsewhere the one after the
 /// other.
