@@ -39,14 +39,6 @@ void check_queries_and_keys(const at::Tensor& queries, const at::Tensor& keys, c
                 fmt::format("more than {} query heads of one KV head", tile::max_group), function);
 }
 
-void check_values(const at::Tensor& values, const at::Tensor& keys, const char* function) {
-  KVSCOPE_CHECK(values.defined() && values.dim() == 3 && values.size(0) == keys.size(0) &&
-                    values.size(1) == keys.size(1) && values.device() == keys.device() &&
-                    values.scalar_type() == keys.scalar_type(),
-                ErrorCode::usage, "values must be [kv_heads, tokens, head_dim] like the keys",
-                function);
-}
-
 void check_plane(const at::Tensor& tensor, std::int64_t rows, std::int64_t columns,
                  at::ScalarType type, const char* name, const char* function) {
   if (!tensor.defined()) {
@@ -64,6 +56,36 @@ void check_plane(const at::Tensor& tensor, std::int64_t rows, std::int64_t colum
       rows < 0 ? fmt::format("{} must be [{}], is {}", name, columns, sizes_of(tensor))
                : fmt::format("{} must be [{}, {}], is {}", name, rows, columns, sizes_of(tensor)),
       function);
+}
+
+at::Tensor check_forward(const at::Tensor& queries, const at::Tensor& keys,
+                         const at::Tensor& values, const at::Tensor& multiplicity,
+                         const at::Tensor& length, const AttentionOptions& options,
+                         const char* function) {
+  check_queries_and_keys(queries, keys, function, true);
+  KVSCOPE_CHECK(values.defined() && values.dim() == 3 && values.size(0) == keys.size(0) &&
+                    values.size(1) == keys.size(1) && values.device() == keys.device() &&
+                    values.scalar_type() == keys.scalar_type(),
+                ErrorCode::usage, "values must be [kv_heads, tokens, head_dim] like the keys",
+                function);
+  check_plane(multiplicity, keys.size(0), keys.size(1), at::kFloat, "multiplicity", function);
+  check_plane(length, -1, keys.size(0), at::kInt, "length", function);
+  const bool slots = multiplicity.defined() || length.defined();
+  KVSCOPE_CHECK(options.softcap >= 0 && options.window >= 0 && options.first_query >= 0 &&
+                    options.causal_tail >= 0 && (!slots || options.causal_tail <= keys.size(1)),
+                ErrorCode::usage, "an attention option is out of range", function);
+  KVSCOPE_CHECK(options.window == 0 || !slots, ErrorCode::unsupported,
+                "a sliding window over a compressed cache", function,
+                "compress only the layers without a sliding window");
+  const at::Tensor live = length.defined() ? length.cpu().contiguous() : length;
+  for (std::int64_t head = 0; live.defined() && head < keys.size(0); ++head) {
+    const std::int64_t count = live.const_data_ptr<std::int32_t>()[head];
+    KVSCOPE_CHECK(
+        count >= 0 && count <= keys.size(1), ErrorCode::usage,
+        fmt::format("length {} of KV head {} is not within {} slots", count, head, keys.size(1)),
+        function);
+  }
+  return live;
 }
 
 void check_stats_options(const AttentionStatsOptions& options, const char* function) {

@@ -14,12 +14,16 @@ namespace kvscope::detail {
 void check_queries_and_keys(const at::Tensor& queries, const at::Tensor& keys, const char* function,
                             bool any_cache = false);
 
-/// Throws Error{usage} unless values are there for the keys: one of each token, of the same type.
-void check_values(const at::Tensor& values, const at::Tensor& keys, const char* function);
-
 /// Throws Error{usage} unless `tensor` has the sizes, or is undefined.
 void check_plane(const at::Tensor& tensor, std::int64_t rows, std::int64_t columns,
                  at::ScalarType type, const char* name, const char* function);
+
+/// Throws Error{usage} naming `function` unless all that a forward pass reads fits together, and
+/// Error{unsupported} for a window over slots. The lengths, made contiguous.
+at::Tensor check_forward(const at::Tensor& queries, const at::Tensor& keys,
+                         const at::Tensor& values, const at::Tensor& multiplicity,
+                         const at::Tensor& length, const AttentionOptions& options,
+                         const char* function);
 
 /// Throws Error{usage} for options out of range.
 void check_stats_options(const AttentionStatsOptions& options, const char* function);

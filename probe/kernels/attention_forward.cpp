@@ -1,11 +1,9 @@
-#include <fmt/format.h>
-
+#include <algorithm>
 #include <vector>
 
 #include "attention_checks.h"
 #include "attention_impl.h"
 #include "attention_inputs.h"
-#include "kvscope/core/error.h"
 
 namespace kvscope {
 namespace detail {
@@ -51,26 +49,10 @@ AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& 
                                    const at::Tensor& values, const at::Tensor& multiplicity,
                                    const at::Tensor& length, const AttentionOptions& options) {
   constexpr const char* where = "attention_with_lse";
-  detail::check_queries_and_keys(queries, keys, where, true);
-  detail::check_values(values, keys, where);
-  detail::check_plane(multiplicity, keys.size(0), keys.size(1), at::kFloat, "multiplicity", where);
-  detail::check_plane(length, -1, keys.size(0), at::kInt, "length", where);
-  KVSCOPE_CHECK(options.softcap >= 0 && options.window >= 0 && options.first_query >= 0 &&
-                    options.causal_tail >= 0 && options.causal_tail <= keys.size(1),
-                ErrorCode::usage, "an attention option is out of range", where);
-  KVSCOPE_CHECK(options.window == 0 || !(multiplicity.defined() || length.defined()),
-                ErrorCode::unsupported, "a sliding window over a compressed cache", where,
-                "compress only the layers without a sliding window");
+  const at::Tensor live =
+      detail::check_forward(queries, keys, values, multiplicity, length, options, where);
   if (!queries.is_cpu()) {
     return detail::attention_with_lse_plain(queries, keys, values, multiplicity, length, options);
-  }
-  const at::Tensor live = length.defined() ? length.contiguous() : length;
-  for (std::int64_t head = 0; live.defined() && head < keys.size(0); ++head) {
-    const std::int64_t count = live.const_data_ptr<std::int32_t>()[head];
-    KVSCOPE_CHECK(
-        count >= 0 && count <= keys.size(1), ErrorCode::usage,
-        fmt::format("length {} of KV head {} is not within {} slots", count, head, keys.size(1)),
-        where);
   }
   const auto rows = queries.size(1);
   AttentionResult result = detail::attention_with_lse_cpu(

@@ -22,7 +22,8 @@ AttentionResult attention_with_lse_cpu(const at::Tensor& queries, const at::Tens
 
 /// attention_with_stats on the CPU likewise.
 AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tensor& keys,
-                                       const at::Tensor& values,
+                                       const at::Tensor& values, const at::Tensor& multiplicity,
+                                       const at::Tensor& length,
                                        const AttentionStatsOptions& options,
                                        const tile::Functions& functions);
 

@@ -190,6 +190,16 @@ void streamed_row(const ForwardInputs& in, const StreamedWeights& kept, std::int
   }
 }
 
+AttentionOptions forward_options(const AttentionStatsOptions& options, std::int64_t rows) {
+  AttentionOptions forward;
+  forward.scale = options.scale;
+  forward.softcap = options.softcap;
+  forward.window = options.window;
+  forward.first_query = options.first_query;
+  forward.causal_tail = static_cast<int>(rows);
+  return forward;
+}
+
 /// Columns of streamed rows, a row at a time.
 void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
                   const ColumnTargets& targets, int segment) {
@@ -212,15 +222,12 @@ void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
 }  // namespace
 
 AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tensor& keys,
-                                       const at::Tensor& values,
+                                       const at::Tensor& values, const at::Tensor& multiplicity,
+                                       const at::Tensor& length,
                                        const AttentionStatsOptions& options,
                                        const tile::Functions& functions) {
-  AttentionOptions forward;
-  forward.scale = options.scale;
-  forward.softcap = options.softcap;
-  forward.window = options.window;
-  forward.first_query = options.first_query;
-  const ForwardInputs in(queries, keys, values, {}, {}, forward);
+  const ForwardInputs in(queries, keys, values, multiplicity, length,
+                         forward_options(options, queries.size(1)));
   const AttentionResult result = empty_result(in);
   const ColumnTargets targets(in.query_heads, in.rows, in.tokens, options);
   AttentionPass pass{result.output, {}};
@@ -251,26 +258,26 @@ AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tens
 }  // namespace detail
 
 AttentionPass attention_with_stats(const at::Tensor& queries, const at::Tensor& keys,
-                                   const at::Tensor& values, const AttentionStatsOptions& options) {
+                                   const at::Tensor& values, const at::Tensor& multiplicity,
+                                   const at::Tensor& length, const AttentionStatsOptions& options) {
   constexpr const char* where = "attention_with_stats";
-  detail::check_queries_and_keys(queries, keys, where, true);
-  detail::check_values(values, keys, where);
+  const std::int64_t rows = queries.defined() && queries.dim() == 3 ? queries.size(1) : 0;
+  const AttentionOptions forward = detail::forward_options(options, rows);
+  const at::Tensor live =
+      detail::check_forward(queries, keys, values, multiplicity, length, forward, where);
   detail::check_stats_options(options, where);
   if (!queries.is_cpu()) {
-    AttentionOptions forward;
-    forward.scale = options.scale;
-    forward.softcap = options.softcap;
-    forward.window = options.window;
-    forward.first_query = options.first_query;
+    KVSCOPE_CHECK(!multiplicity.defined() && !length.defined(), ErrorCode::unsupported,
+                  "statistics of a compressed cache elsewhere than on the CPU", where,
+                  "pass --device cpu");
     const AttentionResult result =
         detail::attention_with_lse_plain(queries, keys, values, {}, {}, forward);
     return {result.output,
             attention_stats(queries.to(at::kFloat), keys.to(at::kFloat), result.lse, options)};
   }
-  const std::int64_t rows = queries.size(1);
   AttentionPass pass = detail::attention_with_stats_cpu(
       detail::with_dense_rows(queries.to(at::kFloat)), detail::cache_operand(keys, rows),
-      detail::cache_operand(values, rows), options, tile::functions());
+      detail::cache_operand(values, rows), multiplicity, live, options, tile::functions());
   pass.output = pass.output.to(queries.scalar_type());
   return pass;
 }

@@ -136,7 +136,8 @@ void PassTrace::keep(const LayerPass& pass) {
                      pass.queries.clone(),
                      pass.lse,
                      pass.output,
-                     {pass.positions.begin(), pass.positions.end()}});
+                     {pass.positions.begin(), pass.positions.end()},
+                     pass.stats});
 }
 
 double run_backward(const DifferentiableModel& model, const std::vector<LayerState>& layers,

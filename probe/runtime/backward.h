@@ -25,6 +25,7 @@ class PassTrace {
     at::Tensor lse;                       ///< [query_heads, rows]
     at::Tensor output;                    ///< [query_heads, rows, head_dim]
     std::vector<std::int32_t> positions;  ///< [rows]
+    AttentionStats stats = {};            ///< of the pass; of a pass computed again none
   };
   void keep(const LayerPass& pass);
   void keep(Layer layer) { layers_.push_back(std::move(layer)); }

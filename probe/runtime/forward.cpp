@@ -183,8 +183,7 @@ class Pass {
                                                : AttentionWanted::nothing();
   }
 
-  /// Attention of the newest `count` rows, with what is wanted of it where slots are tokens in a
-  /// row.
+  /// Attention of the newest `count` rows, with what is wanted of it where the kernel knows it.
   AttentionPass attend_to(int layer, int count) {
     const ModelShape& shape = model_.shape();
     const LayerState& state = layers_[static_cast<std::size_t>(layer)];
@@ -203,13 +202,15 @@ class Pass {
     const at::Tensor multiplicity = state.multiplicity();
     const at::Tensor lengths = state.lengths();
     const AttentionWanted wanted = this->wanted(layer, count);
-    if (wanted.any() && !multiplicity.defined() && !lengths.defined()) {
+    const bool slots = multiplicity.defined() || lengths.defined();
+    if (wanted.any() && (!slots || queries.is_cpu())) {
       AttentionStatsOptions options{wanted};
       options.scale = shape.attention_scale;
       options.softcap = shape.logit_softcap;
       options.window = shape.window_of(layer);
       options.first_query = state.longest() - count;
-      return attention_with_stats(queries, state.keys(), state.values(), options);
+      return attention_with_stats(queries, state.keys(), state.values(), multiplicity, lengths,
+                                  options);
     }
     AttentionOptions options;
     options.scale = shape.attention_scale;

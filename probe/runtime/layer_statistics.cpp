@@ -50,8 +50,7 @@ AttentionStats columns_of(const StatisticsPass& pass, const LayerState& state,
   return attention_stats(pass.queries, state.keys().to(at::kFloat), pass.lse, options);
 }
 
-/// Column statistics of the pass over a cache of one length: those of the forward pass, if it kept
-/// them.
+/// Column statistics of the pass: the forward pass's own, or those of a cache of one length.
 void add_full(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,
               const ModelShape& shape, int layer) {
   const AttentionStats stats =
@@ -162,7 +161,7 @@ void add_columns(LayerStatistics& statistics, const StatisticsPass& pass, const 
     widen(statistics.decode_sum, shape.query_heads, state.longest(), pass.queries.device());
   }
   const bool by_position = state.cut() && shape.window_of(layer) > 0;
-  if (state.uniform() && !state.merged() && !by_position) {
+  if (pass.stats.sum.defined() || (state.uniform() && !state.merged() && !by_position)) {
     add_full(statistics, pass, state, shape, layer);
   } else {
     add_cut(statistics, pass, state, shape, layer);

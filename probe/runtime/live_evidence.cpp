@@ -26,8 +26,9 @@ LiveEvidence::LiveEvidence(std::shared_ptr<const LoadedModel> model, const Layer
       prompt_tokens_(prompt_tokens),
       slots_(state.slots()) {}
 
-void LiveEvidence::of_pass(const PassGradient& gradient) {
+void LiveEvidence::of_pass(const PassGradient& gradient, const at::Tensor& sum) {
   of_pass_ = true;
+  pass_sum_ = sum;
   gradient_ = gradient;
 }
 
@@ -149,6 +150,9 @@ at::Tensor LiveEvidence::pass_sum() const {
 
 at::Tensor LiveEvidence::window_sum(int window) const {
   return remembered("window_sum", window, [&] {
+    if (pass_sum_.defined() && window == statistics_.queries_seen) {
+      return pass_sum_;
+    }
     const bool whole_pass = of_pass_ && window == statistics_.queries_seen && slots_.uniform() &&
                             shape().window_of(moment_.layer) == 0;
     return whole_pass ? pass_sum() : window_rows(window).sum(1);

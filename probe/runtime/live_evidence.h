@@ -15,8 +15,8 @@ namespace kvscope::detail {
 
 /// Gradients of a pass that is being observed; undefined where none were asked for.
 struct PassGradient {
-  at::Tensor keys;    ///< [kv_heads, slots, head_dim] pre-RoPE
-  at::Tensor output;  ///< [query_heads, rows, head_dim]
+  at::Tensor keys;           ///< [kv_heads, slots, head_dim] pre-RoPE
+  at::Tensor output;         ///< [query_heads, rows, head_dim]
   AttentionTrace attention;  ///< set in float64: attention of the whole pass comes from it
 };
 
@@ -26,7 +26,8 @@ class LiveEvidence final : public LayerEvidence {
   LiveEvidence(std::shared_ptr<const LoadedModel> model, const LayerState& state,
                const LayerStatistics& statistics, const Moment& moment, int prompt_tokens);
   /// The statistics are those of a pass whose tokens are the newest slots, on this very cache.
-  void of_pass(const PassGradient& gradient);
+  /// `sum` [query_heads, slots]: what the slots receive from it, or undefined.
+  void of_pass(const PassGradient& gradient, const at::Tensor& sum);
 
   const ModelShape& shape() const override { return model_->shape(); }
   Moment moment() const override { return moment_; }
@@ -66,6 +67,7 @@ class LiveEvidence final : public LayerEvidence {
   int prompt_tokens_;
   SlotTable slots_;
   bool of_pass_ = false;
+  at::Tensor pass_sum_;
   PassGradient gradient_;
   mutable std::map<std::pair<std::string, int>, at::Tensor> memo_;
 };

@@ -161,7 +161,7 @@ AttentionWanted LiveRunOnModel::wanted(int layer, int step, const PassInput& inp
   if (use.recorder != nullptr && use.recorder->wants(layer)) {
     wanted = use.recorder->wanted(step, input.first_token, static_cast<int>(input.ids.size()));
   }
-  wanted.columns = wanted.columns || use.statistics;
+  wanted.columns = wanted.columns || use.statistics || use.observer != nullptr;
   return wanted;
 }
 
@@ -182,7 +182,7 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
     };
   }
   const int step = use.decode ? step_ + 1 : 0;
-  if (use.statistics || use.recorder != nullptr) {
+  if (use.statistics || use.recorder != nullptr || observed) {
     watch.statistics = [&](int layer) { return wanted(layer, step, input, use); };
   }
   if (options_.progress) {

@@ -6,7 +6,7 @@ void PassObserver::layer(const LayerPass& pass) {
   if (request_.key_gradient != KeyGradient::none) {
     trace_.keep(pass);
   } else {
-    show(pass.layer, {pass.queries, pass.lse, pass.positions}, {});
+    show(pass.layer, {pass.queries, pass.lse, pass.positions, false, pass.stats}, {});
   }
 }
 
@@ -18,7 +18,7 @@ void PassObserver::back(std::span<const std::int32_t> ids, const at::Tensor& nor
   const DifferentiableModel model(*model_, request_.key_gradient == KeyGradient::float64);
   const auto watch = [&](const LayerGradient& gradient) {
     const PassTrace::Layer& kept = trace_.layers()[static_cast<std::size_t>(gradient.layer)];
-    show(gradient.layer, {kept.queries, kept.lse, kept.positions},
+    show(gradient.layer, {kept.queries, kept.lse, kept.positions, false, kept.stats},
          {gradient.keys, gradient.output.contiguous(),
           model.float64() ? gradient.attention : AttentionTrace{}});
   };
@@ -37,7 +37,7 @@ void PassObserver::show(int layer, const StatisticsPass& pass, const PassGradien
   moment.layer = layer;
   LiveEvidence evidence(model_, layers_[static_cast<std::size_t>(layer)], seen, moment,
                         prompt_tokens_);
-  evidence.of_pass(gradient);
+  evidence.of_pass(gradient, pass.stats.sum);
   request_.observe(evidence);
 }
 

@@ -1,6 +1,10 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 
 #include "attention_impl.h"
@@ -31,7 +35,7 @@ TEST(AttentionWithStats, AgreesWithTheExplicitMapInEveryInstructionSet) {
       SCOPED_TRACE(std::string(functions->name) + " " + c.name);
       const Input input = make_input(c);
       const AttentionPass pass = detail::attention_with_stats_cpu(
-          input.queries, input.keys, values_of(input), input.options, *functions);
+          input.queries, input.keys, values_of(input), {}, {}, input.options, *functions);
       expect_matches_map(pass.stats, input);
     }
   }
@@ -47,7 +51,7 @@ TEST(AttentionWithStats, OutputAndLseAreThoseOfThePassAloneBitForBit) {
       const AttentionResult alone = detail::attention_with_lse_cpu(
           input.queries, input.keys, values, {}, {}, geometry(input.options), *functions);
       const AttentionPass watched = detail::attention_with_stats_cpu(
-          input.queries, input.keys, values, input.options, *functions);
+          input.queries, input.keys, values, {}, {}, input.options, *functions);
       EXPECT_TRUE(same_bytes(alone.output, watched.output));
       EXPECT_TRUE(same_bytes(alone.lse, watched.stats.lse));
     }
@@ -62,10 +66,10 @@ TEST(AttentionWithStats, SameBytesForAnyThreadCount) {
     const at::Tensor values = values_of(input);
     at::set_num_threads(1);
     const AttentionPass one =
-        attention_with_stats(input.queries, input.keys, values, input.options);
+        attention_with_stats(input.queries, input.keys, values, {}, {}, input.options);
     at::set_num_threads(5);
     const AttentionPass five =
-        attention_with_stats(input.queries, input.keys, values, input.options);
+        attention_with_stats(input.queries, input.keys, values, {}, {}, input.options);
     at::set_num_threads(before);
     EXPECT_TRUE(same_bytes(one.output, five.output));
     EXPECT_TRUE(same_bytes(one.stats.sum, five.stats.sum));
@@ -81,7 +85,7 @@ TEST(AttentionWithStats, WhatWasNotAskedForIsUndefined) {
   input.options.columns = input.options.entropy = input.options.last_query = false;
   input.options.windows = {16};
   const AttentionPass pass =
-      attention_with_stats(input.queries, input.keys, values_of(input), input.options);
+      attention_with_stats(input.queries, input.keys, values_of(input), {}, {}, input.options);
   EXPECT_FALSE(pass.stats.sum.defined());
   EXPECT_FALSE(pass.stats.entropy.defined());
   EXPECT_FALSE(pass.stats.last_query.defined());
@@ -91,7 +95,7 @@ TEST(AttentionWithStats, WhatWasNotAskedForIsUndefined) {
   input.options.windows.clear();
   input.options.entropy = true;
   const AttentionPass entropy =
-      attention_with_stats(input.queries, input.keys, values_of(input), input.options);
+      attention_with_stats(input.queries, input.keys, values_of(input), {}, {}, input.options);
   const Map map = explicit_map(input.queries, input.keys, input.options);
   EXPECT_LT(worst(entropy.stats.entropy, map.entropy, 1), 1e-5);
   EXPECT_TRUE(entropy.stats.windows.empty());
@@ -102,7 +106,8 @@ TEST(AttentionWithStats, LongPrompts) {
   const Case c{"long", 2, 1, 700, 6000, 16, 5300};
   const Input input = make_input(c);
   expect_matches_map(
-      attention_with_stats(input.queries, input.keys, values_of(input), input.options).stats,
+      attention_with_stats(input.queries, input.keys, values_of(input), {}, {}, input.options)
+          .stats,
       input);
 }
 
@@ -112,7 +117,8 @@ TEST(AttentionWithStats, ReadsABfloat16Cache) {
     Input input = make_input(c);
     const at::Tensor keys = input.keys.to(at::kBFloat16);
     const at::Tensor values = values_of(input).to(at::kBFloat16);
-    const AttentionPass pass = attention_with_stats(input.queries, keys, values, input.options);
+    const AttentionPass pass =
+        attention_with_stats(input.queries, keys, values, {}, {}, input.options);
     input.keys = keys.to(at::kFloat);
     expect_matches_map(pass.stats, input);
   }
@@ -123,10 +129,40 @@ TEST(AttentionWithStats, NaNStaysInItsHead) {
   Input input = make_input(cases()[1]);
   input.queries[0][100].fill_(std::nanf(""));
   const AttentionPass pass =
-      attention_with_stats(input.queries, input.keys, values_of(input), input.options);
+      attention_with_stats(input.queries, input.keys, values_of(input), {}, {}, input.options);
   EXPECT_TRUE(pass.stats.lse[0][100].isnan().item<bool>());
   EXPECT_TRUE(pass.stats.sum[0][0].isnan().item<bool>());
   EXPECT_FALSE(pass.stats.sum.narrow(0, 1, 8).isnan().any().item<bool>());
+}
+
+/// Columns of a compressed cache are slots; a merged slot counts as the tokens it stands for.
+TEST(AttentionWithStats, SlotsWithMultiplicitiesAndLengths) {
+  for (const int rows : {3, 70}) {
+    const Case c{"slots", 4, 2, rows, 300, 64, 300 - rows};
+    const Input input = make_input(c);
+    const at::Tensor values = values_of(input);
+    at::Tensor counts = at::ones({2, 300});
+    counts.narrow(1, 0, 100).fill_(3);
+    const at::Tensor lengths = at::tensor({300, 250}, at::kInt);
+    const AttentionPass pass =
+        attention_with_stats(input.queries, input.keys, values, counts, lengths, input.options);
+    for (int head = 0; head < 4; ++head) {
+      const std::int64_t live = head < 2 ? 300 : 250;
+      const at::Tensor keys = input.keys[head / 2].narrow(0, 0, live).to(at::kDouble);
+      at::Tensor logits =
+          at::matmul(input.queries[head].to(at::kDouble), keys.t()) * input.options.scale +
+          counts[head / 2].narrow(0, 0, live).log();
+      const at::Tensor later = at::ones({rows, live}, at::kBool).triu(live - rows + 1);
+      logits = logits.masked_fill(later, -std::numeric_limits<double>::infinity());
+      const at::Tensor p = at::softmax(logits, -1);
+      EXPECT_LT(worst(pass.stats.sum[head].narrow(0, 0, live), p.sum(0), 1e-3), 2e-5);
+      EXPECT_LT(worst(pass.stats.max[head].narrow(0, 0, live), p.amax({0}), 1e-3), 2e-5);
+      EXPECT_EQ(pass.stats.sum[head].narrow(0, live, 300 - live).abs().sum().item<double>(), 0);
+      EXPECT_LT(worst(pass.output[head],
+                      at::matmul(p, values[head / 2].narrow(0, 0, live).to(at::kDouble)), 1),
+                1e-5);
+    }
+  }
 }
 
 TEST(AttentionWithStats, RefusesWhatDoesNotFit) {
@@ -136,7 +172,8 @@ TEST(AttentionWithStats, RefusesWhatDoesNotFit) {
                Error);
   AttentionStatsOptions options = input.options;
   options.windows = {0};
-  EXPECT_THROW(attention_with_stats(input.queries, input.keys, values_of(input), options), Error);
+  EXPECT_THROW(attention_with_stats(input.queries, input.keys, values_of(input), {}, {}, options),
+               Error);
 }
 
 }  // namespace

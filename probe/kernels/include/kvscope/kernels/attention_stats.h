@@ -90,16 +90,19 @@ AttentionResult attention_with_lse(const at::Tensor& queries, const at::Tensor& 
 
 /// Causal attention and statistics of the same pass: what `attention_with_lse` computes, bit for
 /// bit, and what `attention_stats` says of it, from the weights of the softmax while they are there
-/// instead of a second product of queries and keys. Shapes as in `attention_with_lse`, of a cache
-/// in which slot = token. On the CPU: same bytes for any thread count; elsewhere the one after the
-/// other.
-/// Throws Error{usage} on wrong shapes, types or devices.
+/// instead of a second product of queries and keys. Shapes as in `attention_with_lse`; columns are
+/// slots, a merged slot's probability is that of the whole slot. With a multiplicity or a length,
+/// the queries' own slots are the newest and causal. On the CPU: same bytes for any thread count;
+/// elsewhere the one after the other, without multiplicity and length.
+/// Throws Error{usage} on wrong shapes, types or devices; Error{unsupported} for a window over
+/// slots, and for slots elsewhere than on the CPU.
 struct AttentionPass {
   at::Tensor output;  ///< [query_heads, queries, head_dim]
   AttentionStats stats;
 };
 AttentionPass attention_with_stats(const at::Tensor& queries, const at::Tensor& keys,
-                                   const at::Tensor& values, const AttentionStatsOptions& options);
+                                   const at::Tensor& values, const at::Tensor& multiplicity,
+                                   const at::Tensor& length, const AttentionStatsOptions& options);
 
 /// Probabilities of any rectangle from Q, K and LSE: [queries, keys] float32 of one query head.
 /// queries [queries, head_dim] at positions first_query..., keys [keys, head_dim] at first_key...,
