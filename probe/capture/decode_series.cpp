@@ -6,8 +6,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "chosen_rows.h"
@@ -18,23 +18,58 @@
 namespace kvscope::detail {
 namespace {
 
+constexpr std::int64_t block_size = 64;
+
+/// The largest number of each block of values; -inf for a block of NaN.
+std::vector<float> block_maxima(const float* values, std::int64_t size) {
+  constexpr int lanes = 8;  // independent comparisons, so that none waits for another
+  std::vector<float> maxima;
+  for (std::int64_t first = 0; first < size; first += block_size) {
+    float lane[lanes];
+    std::fill_n(lane, lanes, -std::numeric_limits<float>::infinity());
+    std::int64_t index = first;
+    const std::int64_t end = std::min(size, first + block_size);
+    for (; index + lanes <= end; index += lanes) {
+      for (int l = 0; l < lanes; ++l) {
+        lane[l] = values[index + l] > lane[l] ? values[index + l] : lane[l];
+      }
+    }
+    for (; index < end; ++index) {
+      lane[0] = values[index] > lane[0] ? values[index] : lane[0];
+    }
+    maxima.push_back(*std::max_element(lane, lane + lanes));
+  }
+  return maxima;
+}
+
 /// Indices of the `count` largest of `size` values, descending; equal values: the lower index
-/// first.
+/// first; NaN is never among them. Only blocks are looked into whose maximum is among the `count`
+/// largest maxima: nothing in the others can be.
 std::vector<std::int32_t> largest(const float* values, std::int64_t size, int count) {
+  const std::vector<float> maxima = block_maxima(values, size);
+  float least = -std::numeric_limits<float>::infinity();
+  if (std::ssize(maxima) > count && count > 0) {
+    std::vector<float> ordered = maxima;
+    std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end(), std::greater());
+    least = ordered[static_cast<std::size_t>(count) - 1];
+  }
+  std::vector<std::int32_t> best;
+  for (std::int64_t block = 0; block < std::ssize(maxima); ++block) {
+    const std::int64_t end = std::min(size, (block + 1) * block_size);
+    for (std::int64_t index = maxima[static_cast<std::size_t>(block)] >= least ? block * block_size
+                                                                               : end;
+         index < end; ++index) {
+      if (values[index] >= least) {
+        best.push_back(static_cast<std::int32_t>(index));
+      }
+    }
+  }
   const auto better = [values](std::int32_t a, std::int32_t b) {
     return values[a] != values[b] ? values[a] > values[b] : a < b;
   };
-  std::vector<std::int32_t> best(static_cast<std::size_t>(std::min<std::int64_t>(count, size)));
-  std::iota(best.begin(), best.end(), 0);
-  std::make_heap(best.begin(), best.end(), better);  // the worst of them in front
-  for (auto index = static_cast<std::int32_t>(best.size()); index < size && count > 0; ++index) {
-    if (values[index] > values[best.front()]) {  // an equal one is higher: it loses
-      std::pop_heap(best.begin(), best.end(), better);
-      best.back() = index;
-      std::push_heap(best.begin(), best.end(), better);
-    }
-  }
-  std::sort_heap(best.begin(), best.end(), better);
+  const auto kept = std::min<std::ptrdiff_t>(count, std::ssize(best));
+  std::partial_sort(best.begin(), best.begin() + kept, best.end(), better);
+  best.resize(static_cast<std::size_t>(kept));
   return best;
 }
 

@@ -24,23 +24,25 @@ ColumnTargets::ColumnTargets(std::int64_t query_heads, std::int64_t rows, std::i
   std::sort(bounds_.begin(), bounds_.end());
   bounds_.erase(std::unique(bounds_.begin(), bounds_.end()), bounds_.end());
   for (const int window : wanted.windows) {
-    add_target(std::max(0, count - window));
+    add_target(std::max(0, count - window), false);
   }
   if (wanted.last_query) {
-    add_target(std::max(0, count - 1));
+    add_target(std::max(0, count - 1), true);
   }
   if (wanted.columns) {
-    add_target(0);
+    add_target(0, false);
   }
 }
 
-void ColumnTargets::add_target(int first_row) {
+void ColumnTargets::add_target(int first_row, bool sum_only) {
   Target target;
   target.first_segment =
       static_cast<int>(std::find(bounds_.begin(), bounds_.end(), first_row) - bounds_.begin());
   target.sum = at::zeros({query_heads_, tokens_}, at::kFloat);
-  target.squares = at::zeros({query_heads_, tokens_}, at::kFloat);
-  target.largest = at::zeros({query_heads_, tokens_}, at::kFloat);
+  if (!sum_only) {
+    target.squares = at::zeros({query_heads_, tokens_}, at::kFloat);
+    target.largest = at::zeros({query_heads_, tokens_}, at::kFloat);
+  }
   targets_.push_back(target);
 }
 
@@ -58,10 +60,15 @@ void ColumnTargets::add(int segment, std::int64_t query_head, std::int64_t first
     }
     const std::int64_t at = query_head * tokens_ + first_key;
     float* to_sum = target.sum.mutable_data_ptr<float>() + at;
+    for (std::int64_t key = 0; key < keys; ++key) {
+      to_sum[key] += sum[key];
+    }
+    if (!target.squares.defined()) {
+      continue;
+    }
     float* to_squares = target.squares.mutable_data_ptr<float>() + at;
     float* to_largest = target.largest.mutable_data_ptr<float>() + at;
     for (std::int64_t key = 0; key < keys; ++key) {
-      to_sum[key] += sum[key];
       to_squares[key] += squares[key];
       to_largest[key] = std::max(to_largest[key], largest[key]);
     }

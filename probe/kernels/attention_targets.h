@@ -32,11 +32,11 @@ class ColumnTargets {
  private:
   struct Target {
     int first_segment = 0;
-    at::Tensor sum;  ///< [query_heads, tokens]
-    at::Tensor squares;
+    at::Tensor sum;      ///< [query_heads, tokens]
+    at::Tensor squares;  ///< likewise, or undefined: the sum alone
     at::Tensor largest;
   };
-  void add_target(int first_row);
+  void add_target(int first_row, bool sum_only);
 
   AttentionWanted wanted_;
   std::int64_t query_heads_;
