@@ -1,5 +1,6 @@
 #include "decode_series.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
@@ -18,26 +19,16 @@
 namespace kvscope::detail {
 namespace {
 
-constexpr std::int64_t block_size = 64;
-
 /// The largest number of each block of values; -inf for a block of NaN.
-std::vector<float> block_maxima(const float* values, std::int64_t size) {
-  constexpr int lanes = 8;  // independent comparisons, so that none waits for another
+std::vector<float> block_maxima(const float* values, std::int64_t size, std::int64_t block) {
   std::vector<float> maxima;
-  for (std::int64_t first = 0; first < size; first += block_size) {
-    float lane[lanes];
-    std::fill_n(lane, lanes, -std::numeric_limits<float>::infinity());
-    std::int64_t index = first;
-    const std::int64_t end = std::min(size, first + block_size);
-    for (; index + lanes <= end; index += lanes) {
-      for (int l = 0; l < lanes; ++l) {
-        lane[l] = values[index + l] > lane[l] ? values[index + l] : lane[l];
-      }
+  maxima.reserve(static_cast<std::size_t>(size / block + 1));
+  for (std::int64_t first = 0; first < size; first += block) {
+    float best = -std::numeric_limits<float>::infinity();
+    for (std::int64_t index = first; index < std::min(size, first + block); ++index) {
+      best = values[index] > best ? values[index] : best;
     }
-    for (; index < end; ++index) {
-      lane[0] = values[index] > lane[0] ? values[index] : lane[0];
-    }
-    maxima.push_back(*std::max_element(lane, lane + lanes));
+    maxima.push_back(best);
   }
   return maxima;
 }
@@ -46,7 +37,8 @@ std::vector<float> block_maxima(const float* values, std::int64_t size) {
 /// first; NaN is never among them. Only blocks are looked into whose maximum is among the `count`
 /// largest maxima: nothing in the others can be.
 std::vector<std::int32_t> largest(const float* values, std::int64_t size, int count) {
-  const std::vector<float> maxima = block_maxima(values, size);
+  const std::int64_t block = std::max<std::int64_t>(16, size / (8 * std::max(1, count)));
+  const std::vector<float> maxima = block_maxima(values, size, block);
   float least = -std::numeric_limits<float>::infinity();
   if (std::ssize(maxima) > count && count > 0) {
     std::vector<float> ordered = maxima;
@@ -54,15 +46,16 @@ std::vector<std::int32_t> largest(const float* values, std::int64_t size, int co
     least = ordered[static_cast<std::size_t>(count) - 1];
   }
   std::vector<std::int32_t> best;
-  for (std::int64_t block = 0; block < std::ssize(maxima); ++block) {
-    const std::int64_t end = std::min(size, (block + 1) * block_size);
-    for (std::int64_t index = maxima[static_cast<std::size_t>(block)] >= least ? block * block_size
-                                                                               : end;
-         index < end; ++index) {
+  best.reserve(static_cast<std::size_t>(4 * std::max(1, count)));
+  std::int64_t first = 0;
+  for (const float maximum : maxima) {
+    const std::int64_t end = std::min(size, first + block);
+    for (std::int64_t index = maximum >= least ? first : end; index < end; ++index) {
       if (values[index] >= least) {
         best.push_back(static_cast<std::int32_t>(index));
       }
     }
+    first = end;
   }
   const auto better = [values](std::int32_t a, std::int32_t b) {
     return values[a] != values[b] ? values[a] > values[b] : a < b;
@@ -120,29 +113,34 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
 }
 
 void DecodeSeries::put_attention(int row, const StepAttention& attention) {
+  at::parallel_for(0, index_.shape.query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t query_head = begin; query_head < end; ++query_head) {
+      put_head(row, static_cast<int>(query_head), attention);
+    }
+  });
+}
+
+void DecodeSeries::put_head(int row, int query_head, const StepAttention& attention) {
   const SlotTable& slots = *attention.slots;
-  for (int query_head = 0; query_head < index_.shape.query_heads; ++query_head) {
-    const int kv_head = index_.shape.kv_head_of(query_head);
-    const float* values =
-        attention.masses.const_data_ptr<float>() + query_head * attention.masses.size(1);
-    const std::int32_t* token = slots.token.data() + slots.cell(kv_head, 0);
-    const int length = slots.length[static_cast<std::size_t>(kv_head)];
-    double sinks = 0;
-    for (int slot = 0; slot < length && token[slot] < sink_tokens; ++slot) {
-      sinks += static_cast<double>(values[slot]);
-    }
-    // Through pointers: an operator of the tensor library takes longer than all of a head's
-    // numbers.
-    const std::int64_t cell = std::int64_t{row} * index_.shape.query_heads + query_head;
-    sink_mass_.mutable_data_ptr<float>()[cell] = static_cast<float>(sinks);
-    auto* keys = top_key_.mutable_data_ptr<std::int32_t>() + cell * decode_top_keys;
-    float* probabilities = top_probability_.mutable_data_ptr<float>() + cell * decode_top_keys;
-    std::fill_n(keys, decode_top_keys, -1);
-    std::fill_n(probabilities, decode_top_keys, std::numeric_limits<float>::quiet_NaN());
-    for (const std::int32_t slot : largest(values, length, decode_top_keys)) {
-      *keys++ = token[slot];
-      *probabilities++ = values[slot];
-    }
+  const int kv_head = index_.shape.kv_head_of(query_head);
+  const float* values =
+      attention.masses.const_data_ptr<float>() + query_head * attention.masses.size(1);
+  const std::int32_t* token = slots.token.data() + slots.cell(kv_head, 0);
+  const int length = slots.length[static_cast<std::size_t>(kv_head)];
+  double sinks = 0;
+  for (int slot = 0; slot < length && token[slot] < sink_tokens; ++slot) {
+    sinks += static_cast<double>(values[slot]);
+  }
+  // Through pointers: an operator of the tensor library takes longer than all of a head's numbers.
+  const std::int64_t cell = std::int64_t{row} * index_.shape.query_heads + query_head;
+  sink_mass_.mutable_data_ptr<float>()[cell] = static_cast<float>(sinks);
+  auto* keys = top_key_.mutable_data_ptr<std::int32_t>() + cell * decode_top_keys;
+  float* probabilities = top_probability_.mutable_data_ptr<float>() + cell * decode_top_keys;
+  std::fill_n(keys, decode_top_keys, -1);
+  std::fill_n(probabilities, decode_top_keys, std::numeric_limits<float>::quiet_NaN());
+  for (const std::int32_t slot : largest(values, length, decode_top_keys)) {
+    *keys++ = token[slot];
+    *probabilities++ = values[slot];
   }
 }
 

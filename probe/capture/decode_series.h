@@ -38,6 +38,7 @@ class DecodeSeries {
   }
   /// Sinks, and the tokens that get most.
   void put_attention(int row, const StepAttention& attention);
+  void put_head(int row, int query_head, const StepAttention& attention);
   /// Masses of slots at their tokens, 0 where a token has none: [query_heads, tokens].
   at::Tensor by_token(const StepAttention& attention, int tokens) const;
   void put(const char* name, int series_row, const at::Tensor& values);
