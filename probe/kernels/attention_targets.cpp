@@ -51,6 +51,12 @@ bool ColumnTargets::counts(int segment) const {
                      [segment](const Target& target) { return target.first_segment <= segment; });
 }
 
+bool ColumnTargets::wants_squares(int segment) const {
+  return std::any_of(targets_.begin(), targets_.end(), [segment](const Target& target) {
+    return target.first_segment <= segment && target.squares.defined();
+  });
+}
+
 void ColumnTargets::add(int segment, std::int64_t query_head, std::int64_t first_key,
                         std::int64_t keys, const float* sum, const float* squares,
                         const float* largest) const {

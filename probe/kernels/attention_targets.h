@@ -19,11 +19,14 @@ class ColumnTargets {
   bool any() const { return !targets_.empty(); }
   /// Whether a plane counts the segment's queries.
   bool counts(int segment) const;
+  /// Whether a plane wants more of a segment's queries than the sum.
+  bool wants_squares(int segment) const;
   int segments() const { return static_cast<int>(bounds_.size()) - 1; }
   /// [segments + 1] row bounds, ascending; rows before the first one are in no plane.
   const std::vector<int>& bounds() const { return bounds_; }
   /// Adds what a segment's queries give keys first_key, ..., of one query head. Different heads and
-  /// keys may be added at the same time; segments of one cell in ascending order.
+  /// keys may be added at the same time; segments of one cell in ascending order. Without
+  /// `wants_squares`, only `sum` is read.
   void add(int segment, std::int64_t query_head, std::int64_t first_key, std::int64_t keys,
            const float* sum, const float* squares, const float* largest) const;
   /// Hands the planes over.

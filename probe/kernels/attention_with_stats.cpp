@@ -203,20 +203,21 @@ AttentionOptions forward_options(const AttentionStatsOptions& options, std::int6
 /// Columns of streamed rows, a row at a time.
 void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
                   const ColumnTargets& targets, int segment) {
-  std::vector<float> p(static_cast<std::size_t>(in.tokens));
-  std::vector<float> squares(p.size());
   const auto index = static_cast<std::size_t>(segment);
-  for (int row = targets.bounds()[index]; row < targets.bounds()[index + 1]; ++row) {
-    for (std::int64_t head = 0; head < in.query_heads; ++head) {
+  run_tasks(in.query_heads, [&](std::int64_t head) {
+    std::vector<float> p(static_cast<std::size_t>(in.tokens));
+    std::vector<float> squares(targets.wants_squares(segment) ? p.size() : 0);
+    for (int row = targets.bounds()[index]; row < targets.bounds()[index + 1]; ++row) {
       const VisibleKeys& visible = in.visible[static_cast<std::size_t>(head / in.group)];
       const int first = visible.first[static_cast<std::size_t>(row)];
       const int end = visible.end[static_cast<std::size_t>(row)];
       streamed_row(in, kept, row, head, first, end, p.data());
-      std::transform(p.begin(), p.end(), squares.begin(),
-                     [](float value) { return value * value; });
+      for (std::size_t key = 0; key < squares.size(); ++key) {
+        squares[key] = p[key] * p[key];
+      }
       targets.add(segment, head, first, end - first, p.data(), squares.data(), p.data());
     }
-  }
+  });
 }
 
 }  // namespace
