@@ -13,33 +13,35 @@ constexpr double epsilon = 1e-21;
 /// Values of the mid slots [mid, head_dim] on the host: stored sums, or means.
 class MidValues {
  public:
-  MidValues(const ChunkView& view, int kv_head, bool means)
-      : values_(view.evidence.values().select(0, kv_head).cpu().to(at::kDouble).contiguous()),
-        sink_(view.sink) {
+  MidValues(const ChunkView& view, int kv_head, bool means) {
+    const at::Tensor stored =
+        view.evidence.values().select(0, kv_head).cpu().to(at::kDouble).contiguous();
+    dim_ = stored.size(1);
+    const double* from = stored.const_data_ptr<double>() + view.sink * dim_;
     for (int slot = 0; slot < view.mid(); ++slot) {
-      scale_.push_back(means ? 1.0 / view.multiplicity(kv_head, view.sink + slot) : 1.0);
+      const double scale = means ? 1.0 / view.multiplicity(kv_head, view.sink + slot) : 1.0;
+      for (std::int64_t c = 0; c < dim_; ++c) {
+        values_.push_back(scale * *from++);
+      }
     }
   }
-  std::int64_t dim() const { return values_.size(1); }
-  double at(int slot, std::int64_t channel) const {
-    return scale_[static_cast<std::size_t>(slot)] *
-           values_.const_data_ptr<double>()[(sink_ + slot) * dim() + channel];
-  }
+  std::int64_t dim() const { return dim_; }
+  const double* row(int slot) const { return values_.data() + slot * dim_; }
   /// sum over slots of share * value: [head_dim]
   std::vector<double> weighted(const std::vector<double>& share) const {
-    std::vector<double> sum(static_cast<std::size_t>(dim()), 0.0);
+    std::vector<double> sum(static_cast<std::size_t>(dim_), 0.0);
     for (int slot = 0; slot < static_cast<int>(share.size()); ++slot) {
-      for (std::int64_t c = 0; c < dim(); ++c) {
-        sum[static_cast<std::size_t>(c)] += share[static_cast<std::size_t>(slot)] * at(slot, c);
+      const double weight = share[static_cast<std::size_t>(slot)];
+      for (std::int64_t c = 0; c < dim_; ++c) {
+        sum[static_cast<std::size_t>(c)] += weight * row(slot)[c];
       }
     }
     return sum;
   }
 
  private:
-  at::Tensor values_;
-  int sink_;
-  std::vector<double> scale_;
+  std::int64_t dim_ = 0;
+  std::vector<double> values_;
 };
 
 std::vector<double> to_vector(const at::Tensor& tensor) {
@@ -113,7 +115,7 @@ CurvatureBlocks residual_proxy(const ChunkView& view, int kv_head, bool mean_val
   for (int slot = 0; slot < view.mid(); ++slot) {
     double deviation = 0;
     for (std::int64_t c = 0; c < values.dim(); ++c) {
-      deviation += std::abs(values.at(slot, c) - output[static_cast<std::size_t>(c)]);
+      deviation += std::abs(values.row(slot)[c] - output[static_cast<std::size_t>(c)]);
     }
     const double alpha = blocks.alpha[static_cast<std::size_t>(slot)];
     blocks.diagonal.push_back(alpha * (1 - 2 * alpha) * deviation);
@@ -139,10 +141,10 @@ CurvatureBlocks hessian_norms(const ChunkView& view, int kv_head) {
     double own = 0;
     double both = 0;
     for (std::int64_t c = 0; c < values.dim(); ++c) {
-      const double residual = values.at(slot, c) - output[static_cast<std::size_t>(c)];
+      const double residual = values.row(slot)[c] - output[static_cast<std::size_t>(c)];
       own += residual * residual;
       if (slot + 1 < view.mid()) {
-        const double sum = residual + values.at(slot + 1, c) - output[static_cast<std::size_t>(c)];
+        const double sum = residual + values.row(slot + 1)[c] - output[static_cast<std::size_t>(c)];
         both += sum * sum;
       }
     }
