@@ -18,6 +18,7 @@ class MidValues {
         view.evidence.values().select(0, kv_head).cpu().to(at::kDouble).contiguous();
     dim_ = stored.size(1);
     const double* from = stored.const_data_ptr<double>() + view.sink * dim_;
+    values_.reserve(static_cast<std::size_t>(view.mid() * dim_));
     for (int slot = 0; slot < view.mid(); ++slot) {
       const double scale = means ? 1.0 / view.multiplicity(kv_head, view.sink + slot) : 1.0;
       for (std::int64_t c = 0; c < dim_; ++c) {

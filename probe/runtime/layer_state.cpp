@@ -169,10 +169,14 @@ at::Tensor LayerState::turned(const at::Tensor& rows, const RopeParameters& rope
                               int prompt_tokens) const {
   const at::ScalarType type = rows.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor result = at::zeros_like(rows);
-  for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
-    const std::vector<std::int32_t>& positions = heads_[static_cast<std::size_t>(kv_head)].position;
+  Rotation rotation;
+  for (std::size_t head = 0; head < heads_.size(); ++head) {
+    const std::vector<std::int32_t>& positions = heads_[head].position;
+    if (head == 0 || positions != heads_[head - 1].position) {  // heads are mostly cut alike
+      rotation = rotation_of(rope, positions, rows.device(), prompt_tokens, type);
+    }
+    const auto kv_head = static_cast<std::int64_t>(head);
     const auto live = static_cast<std::int64_t>(positions.size());
-    const Rotation rotation = rotation_of(rope, positions, rows.device(), prompt_tokens, type);
     result.select(0, kv_head)
         .narrow(0, 0, live)
         .copy_(rotate(rows.select(0, kv_head).narrow(0, 0, live).to(type), rotation, back));

@@ -1,5 +1,6 @@
 #include "rotation.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
@@ -16,16 +17,18 @@ bool rotate_alike(const RopeParameters& a, const RopeParameters& b) {
          a.growth_factor == b.growth_factor && a.long_inverse_frequency == b.long_inverse_frequency;
 }
 
-/// Fills cosine and sine in the number type `Real`.
+/// Fills cosine and sine of rows [first, last) in the number type `Real`.
 template <typename Real>
 void fill(const RopeParameters& rope, std::span<const std::int32_t> positions, int shortest,
-          Rotation& rotation) {
-  Real* cosine = rotation.cosine.mutable_data_ptr<Real>();
-  Real* sine = rotation.sine.mutable_data_ptr<Real>();
+          std::int64_t first, std::int64_t last, Rotation& rotation) {
+  const std::int64_t half = rotation.cosine.size(1);
+  Real* cosine = rotation.cosine.mutable_data_ptr<Real>() + first * half;
+  Real* sine = rotation.sine.mutable_data_ptr<Real>() + first * half;
   const auto factor = static_cast<Real>(rope.attention_factor);
   std::vector<double> frequencies = rope.inverse_frequency;
   int table = -1;
-  for (const std::int32_t position : positions) {
+  for (std::int64_t row = first; row < last; ++row) {
+    const std::int32_t position = positions[static_cast<std::size_t>(row)];
     if (const int tokens = std::max(shortest, position + 1);
         rope.growth != RopeGrowth::fixed && tokens != table) {
       frequencies = rope.frequencies(tokens);
@@ -47,11 +50,14 @@ Rotation rotation_of(const RopeParameters& rope, std::span<const std::int32_t> p
   const auto rows = static_cast<std::int64_t>(positions.size());
   Rotation rotation{at::empty({rows, half}, type), at::empty({rows, half}, type),
                     rope.attention_factor};
-  if (type == at::kDouble) {
-    fill<double>(rope, positions, shortest, rotation);
-  } else {
-    fill<float>(rope, positions, shortest, rotation);
-  }
+  constexpr std::int64_t rows_of_task = 256;
+  at::parallel_for(0, rows, rows_of_task, [&](std::int64_t first, std::int64_t last) {
+    if (type == at::kDouble) {
+      fill<double>(rope, positions, shortest, first, last, rotation);
+    } else {
+      fill<float>(rope, positions, shortest, first, last, rotation);
+    }
+  });
   if (!device.is_cpu()) {
     rotation.cosine = rotation.cosine.to(device);
     rotation.sine = rotation.sine.to(device);
