@@ -261,7 +261,7 @@ def main(source, target, ids=None):
     if real:
         with open(ids, encoding="utf-8") as file:
             ids = json.load(file)["ids"][:256]
-        sizes, cases = dict(chunk=64, sink=8, cache=128, clamp=5), [slimmer]
+        sizes, cases = dict(chunk=64, sink=8, cache=128, clamp=5), [slimmer, *cases[2:], cases[0]]
     else:
         ids, sizes = tiny_ids(), dict(chunk=24, sink=4, cache=60, clamp=5)
         cases[2:2] = [{**slimmer, "lsum": "per_pair", "proxy_value": "mean"}]
