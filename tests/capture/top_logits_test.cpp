@@ -41,10 +41,10 @@ TEST(TopLogits, AreTheLargestInOrderEqualOnesByTheLowerId) {
   for (const int size : {1, 10, 63, 64, 65, 1000, 8191, 8192, 49152, 50001}) {
     SCOPED_TRACE(size);
     const at::Tensor index = at::arange(size, at::kFloat);
-    expect_the_best((index * 12.9898f).sin() * 9);
-    expect_the_best((index * 12.9898f).sin().mul(4).round());  // many ties
+    expect_the_best(index.mul(12.9898).sin().mul(9));
+    expect_the_best(index.mul(12.9898).sin().mul(4).round());  // many ties
     expect_the_best(index);                                    // the best are the last block
-    expect_the_best(-index);
+    expect_the_best(index.neg());
     expect_the_best(at::full({size}, 2.0f));
   }
 }
