@@ -22,7 +22,9 @@ struct Setting {
 constexpr Setting tiny = {"data/tiny.gguf", "pair_merging.json",
                           "chunk=24,sink=4,cache=60,final_cut=true", "60"};
 
-std::string source(const std::string& path) { return KVSCOPE_SOURCE_DIR "/" + path; }
+std::string source(const std::string& path) {
+  return KVSCOPE_SOURCE_DIR "/" + path;
+}
 
 /// One method on one model, beside its golden.
 struct Compared {
@@ -56,8 +58,9 @@ class Float64Gradient : public ::testing::TestWithParam<bool> {};
 
 TEST_P(Float64Gradient, SettlesKeyWeightsToOneInAHundredThousand) {
   const bool oracle = GetParam();
-  const Compared run(tiny, oracle ? "kvslimmer:variant=oracle,gradient=float64" : "asymkv:gradient=float64",
-                     oracle ? 5 : 0);
+  const Compared run(
+      tiny, oracle ? "kvslimmer:variant=oracle,gradient=float64" : "asymkv:gradient=float64",
+      oracle ? 5 : 0);
   ASSERT_EQ(run.events(), 5);
   const Float64Model model(*ModelFile::open(source(tiny.model)));
   for (int event = 0; event < 5; ++event) {
@@ -66,9 +69,9 @@ TEST_P(Float64Gradient, SettlesKeyWeightsToOneInAHundredThousand) {
     EXPECT_LT(here.worst, 1e-5) << "event " << event;
   }
   // End to end keys and values in the cache are float32, and quotients of gradients that nearly
-  // cancel amplify that: AsymKV's weights are off by 3e-6 at the first event and by 2e-5, 3e-4, 2e-4
-  // and 2e-3 at the later ones, of the same pairs; the oracle's, quotients of differences, by 8e-5,
-  // 4e-3, then by more than one, and from the fourth event on it merges other pairs.
+  // cancel amplify that: AsymKV's weights are off by 3e-6 at the first event and by 2e-5, 3e-4,
+  // 2e-4 and 2e-3 at the later ones, of the same pairs; the oracle's, quotients of differences, by
+  // 8e-5, 4e-3, then by more than one, and from the fourth event on it merges other pairs.
   const Deviation first = from_golden(run.expected, run.decision, 0);
   EXPECT_EQ(first.other_pairs, 0);
   EXPECT_LT(first.worst, oracle ? 2e-4 : 1e-5);

@@ -45,8 +45,7 @@ at::Tensor Float64Model::norm(const at::Tensor& x, Weight name, int layer) const
 }
 
 at::Tensor Float64Model::rotated(const at::Tensor& x, const at::Tensor& positions) const {
-  const at::Tensor frequency =
-      at::tensor(config_.shape.rope_of(0).inverse_frequency, at::kDouble);
+  const at::Tensor frequency = at::tensor(config_.shape.rope_of(0).inverse_frequency, at::kDouble);
   const at::Tensor angle = positions.unsqueeze(-1) * frequency;
   const auto halves = x.chunk(2, -1);
   return at::cat({halves[0] * angle.cos() - halves[1] * angle.sin(),
@@ -85,8 +84,8 @@ std::vector<ProbedLayer> Float64Model::probe(const std::vector<CachedLayer>& cac
     logits = logits.masked_fill(stands.unsqueeze(0) > asks.unsqueeze(1),
                                 -std::numeric_limits<double>::infinity());
     const at::Tensor mass = at::log_softmax(logits + counts.log(), -1).exp();
-    const at::Tensor output = at::matmul(
-        mass, (value / counts.unsqueeze(-1)).repeat_interleave(shape.group_size(), 0));
+    const at::Tensor output =
+        at::matmul(mass, (value / counts.unsqueeze(-1)).repeat_interleave(shape.group_size(), 0));
     x = x + at::matmul(output.transpose(0, 1).reshape({rows, -1}), weight(Weight::wo, layer).t());
     const at::Tensor m = norm(x, Weight::mlp_norm, layer);
     const at::Tensor gate = at::matmul(m, weight(Weight::mlp_gate, layer).t());
@@ -119,7 +118,8 @@ void RecordingRun::forward(std::span<const std::int32_t> ids, const ForwardReque
       const SlotTable& slots = evidence->slots();
       const auto first = slots.multiplicity.begin();
       probe.cache.push_back(
-          {evidence->keys(Frame::pre_rope).to(at::kDouble), evidence->values().to(at::kDouble),
+          {evidence->keys(Frame::pre_rope).to(at::kDouble),
+           evidence->values().to(at::kDouble),
            at::tensor(std::vector<double>(first, first + slots.slots), at::kDouble),
            {slots.token.begin(), slots.token.begin() + slots.slots}});
     }

@@ -61,38 +61,39 @@ Deviation from_recorded(const Float64Model& model, const RecordedProbe& probe, b
                         const Decision& decision, int event) {
   const std::vector<ProbedLayer> layers = model.probe(probe.cache, probe.ids);
   Deviation deviation;
-  for_merges(decision, event, [&](const LayerDecision& layer, const MergeEdge& own,
-                                  const MergeEdge& other) {
-    const auto index = static_cast<std::size_t>(layer.layer);
-    const std::int64_t a = slot_of(probe, layer.layer, own.target);
-    const std::int64_t b = slot_of(probe, layer.layer, other.source);
-    const at::Tensor counts =
-        at::cat({probe.cache[index].counts,
-                 at::ones({static_cast<std::int64_t>(probe.ids.size())}, at::kDouble)});
-    deviation.add(static_cast<double>(own.key_weight),
-                  oracle ? curvature_share(layers[index], counts, own.kv_head, a, b)
-                         : squared_share(layers[index], own.kv_head, a, b));
-  });
+  for_merges(decision, event,
+             [&](const LayerDecision& layer, const MergeEdge& own, const MergeEdge& other) {
+               const auto index = static_cast<std::size_t>(layer.layer);
+               const std::int64_t a = slot_of(probe, layer.layer, own.target);
+               const std::int64_t b = slot_of(probe, layer.layer, other.source);
+               const at::Tensor counts =
+                   at::cat({probe.cache[index].counts,
+                            at::ones({static_cast<std::int64_t>(probe.ids.size())}, at::kDouble)});
+               deviation.add(static_cast<double>(own.key_weight),
+                             oracle ? curvature_share(layers[index], counts, own.kv_head, a, b)
+                                    : squared_share(layers[index], own.kv_head, a, b));
+             });
   return deviation;
 }
 
 Deviation from_golden(const nlohmann::json& expected, const Decision& decision, int event) {
   Deviation deviation;
-  for_merges(decision, event, [&](const LayerDecision& layer, const MergeEdge& own,
-                                  const MergeEdge& other) {
-    const nlohmann::json& merges = expected["events"][static_cast<std::size_t>(event)]
-                                           [static_cast<std::size_t>(layer.layer)]["merges"];
-    for (const nlohmann::json& merge : merges) {
-      if (merge[0] == own.target && merge[1] == other.source) {
-        if (merge.size() > 2) {
-          deviation.add(static_cast<double>(own.key_weight),
-                        merge[2][static_cast<std::size_t>(own.kv_head)].get<double>());
-        }
-        return;
-      }
-    }
-    ++deviation.other_pairs;
-  });
+  for_merges(decision, event,
+             [&](const LayerDecision& layer, const MergeEdge& own, const MergeEdge& other) {
+               const nlohmann::json& merges =
+                   expected["events"][static_cast<std::size_t>(event)]
+                           [static_cast<std::size_t>(layer.layer)]["merges"];
+               for (const nlohmann::json& merge : merges) {
+                 if (merge[0] == own.target && merge[1] == other.source) {
+                   if (merge.size() > 2) {
+                     deviation.add(static_cast<double>(own.key_weight),
+                                   merge[2][static_cast<std::size_t>(own.kv_head)].get<double>());
+                   }
+                   return;
+                 }
+               }
+               ++deviation.other_pairs;
+             });
   return deviation;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "float64_probe.h"
 #include "kvscope/core/decision.h"
@@ -15,9 +16,17 @@ struct Deviation {
   double worst = 0;
   int count = 0;
   int other_pairs = 0;  ///< merges that the golden does not have
+  std::vector<double> errors;
   void add(double found, double exact) {
-    worst = std::max(worst, std::abs(found - exact) / std::max(1.0, std::abs(exact)));
+    errors.push_back(std::abs(found - exact) / std::max(1.0, std::abs(exact)));
+    worst = std::max(worst, errors.back());
     ++count;
+  }
+  /// The error that `share` of the weights stay within.
+  double quantile(double share) const {
+    std::vector<double> sorted = errors;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted.at(static_cast<std::size_t>(share * static_cast<double>(sorted.size() - 1)));
   }
 };
 

@@ -89,8 +89,8 @@ TEST(RowLoop, EvictsTokenByTokenWhatFloat64Evicts) {
     for (int layer = 0; layer < run->shape().layers; ++layer) {
       for (int kv_head = 0; kv_head < run->shape().kv_heads; ++kv_head) {
         std::set<std::pair<int, int>> expected;
-        for (const Json& lost : one["evicted"][static_cast<std::size_t>(layer)]
-                                   [static_cast<std::size_t>(kv_head)]) {
+        for (const Json& lost :
+             one["evicted"][static_cast<std::size_t>(layer)][static_cast<std::size_t>(kv_head)]) {
           expected.emplace(lost[0], lost[1]);
         }
         compared += static_cast<int>(expected.size());
