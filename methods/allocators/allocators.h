@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "kvscope/methods/method.h"
 #include "kvscope/methods/pieces.h"
@@ -18,6 +19,16 @@ std::unique_ptr<Allocator> make_adakv(double floor);
 /// One pool per layer or for the model; `normalise` divides each layer's scores by their sum first.
 std::unique_ptr<Allocator> make_pool(Allocator::Scope scope, bool normalise);
 
+struct CascadeOptions {
+  int window = 32;  ///< newest queries that are measured
+  double tau1 = 1;
+  double tau2 = 1;
+};
+/// CAKE's shares for layers (B4).
+std::unique_ptr<Allocator> make_cascade(const CascadeOptions& options);
+
+/// tau1 and tau2.
+std::vector<ParameterInfo> cascade_parameters();
 ParameterInfo beta_parameter();
 ParameterInfo floor_parameter();
 

@@ -32,6 +32,8 @@ bool is_due(const DecodeOptions& options, const DecodeState& state) {
       return counted >= state.budget && state.tokens_seen % options.every == 0;
     case DecodeOptions::Trigger::interval:
       return state.steps >= options.every;
+    case DecodeOptions::Trigger::since_cut:
+      return state.since_cut >= options.every;
   }
   return false;
 }
@@ -43,7 +45,8 @@ std::vector<ParameterInfo> decode_parameters(const DecodeDefaults& defaults) {
       choice_parameter(
           "trigger", defaults.triggers,
           "slack: cut as soon as the cache is `every` slots over the budget; strict: only when the "
-          "tokens seen are a multiple of `every`; interval: every `every` decode steps"),
+          "tokens seen are a multiple of `every`; interval: every `every` decode steps; since_cut: "
+          "`every` steps after the cut before, or as soon as there is something to cut"),
       boolean_parameter("count_prompt", true,
                         "whether the prompt's slots count for the triggers slack and strict"),
       choice_parameter("first_cut", defaults.first_cuts,
@@ -54,9 +57,10 @@ std::unique_ptr<Cadence> make_decode(const Arguments& arguments) {
   DecodeOptions options;
   options.every = arguments.integer("every");
   const std::string& trigger = arguments.text("trigger");
-  options.trigger = trigger == "slack"    ? DecodeOptions::Trigger::slack
-                    : trigger == "strict" ? DecodeOptions::Trigger::strict
-                                          : DecodeOptions::Trigger::interval;
+  options.trigger = trigger == "slack"      ? DecodeOptions::Trigger::slack
+                    : trigger == "strict"   ? DecodeOptions::Trigger::strict
+                    : trigger == "interval" ? DecodeOptions::Trigger::interval
+                                            : DecodeOptions::Trigger::since_cut;
   options.count_prompt = arguments.boolean("count_prompt");
   options.at_prompt_end = arguments.text("first_cut") == "prefill_end";
   return std::make_unique<Decode>(options);
@@ -69,7 +73,7 @@ PieceEntry decode_entry() {
   entry.info.summary = "cuts the growing cache back to the budget every few new tokens";
   entry.info.paper =
       "the loop of R-KV, arXiv:2505.24133, and TriAttention, arXiv:2604.04921; trigger=interval: "
-      "kvpress DecodingPress";
+      "kvpress DecodingPress, since_cut: its CAMPress";
   entry.info.departures =
       "a capture shows the cut that it would make at the end of the prompt, and is marked as a "
       "replay; kvpress's defaults are every=512 and 2048 slots; tova|decode:every=1 and "

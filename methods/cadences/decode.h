@@ -17,6 +17,7 @@ struct DecodeOptions {
     /// After every `every` decode steps, if it is over the budget; the count starts anew even if
     /// there was nothing to cut.
     interval,
+    since_cut,  ///< `every` decode steps or more after the cut before, if it is over the budget
   };
   int every = 128;
   Trigger trigger = Trigger::slack;
@@ -34,7 +35,8 @@ struct DecodeState {
   int budget = 0;  ///< slots of a head
   int prompt_tokens = 0;
   int tokens_seen = 0;
-  int steps = 0;  ///< decoded since the last interval began
+  int steps = 0;      ///< decoded since the last interval began
+  int since_cut = 0;  ///< decoded since the last cut
 };
 
 /// Whether it is due for a cut back to the budget.
@@ -44,7 +46,7 @@ bool is_due(const DecodeOptions& options, const DecodeState& state);
 /// the default.
 struct DecodeDefaults {
   int every = 128;
-  std::string triggers = "slack|strict|interval";
+  std::string triggers = "slack|strict|interval|since_cut";
   std::string first_cuts = "trigger|prefill_end";
 };
 std::vector<ParameterInfo> decode_parameters(const DecodeDefaults& defaults = {});

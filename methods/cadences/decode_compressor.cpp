@@ -40,8 +40,9 @@ class DecodeCompressor final : public Compressor {
 
   bool after_step() override {
     ++steps_;
+    ++since_cut_;
     const DecodeState state{slots(), granted(), run_->tokens().prompt_tokens, run_->tokens_seen(),
-                            steps_};
+                            steps_,  since_cut_};
     const bool due = options_.while_decoding && is_due(options_, state);
     if (due) {
       cut();
@@ -106,6 +107,7 @@ class DecodeCompressor final : public Compressor {
     decision.keep = asked_.text();
     decision.rounding = asked_.rounding() == Budget::Rounding::reference ? "reference" : "ours";
     decided_ = std::move(decision);
+    since_cut_ = 0;
   }
 
   ModelRun* run_;
@@ -115,7 +117,8 @@ class DecodeCompressor final : public Compressor {
   DecideOptions decide_;
   DecodeOptions options_;
   std::optional<Decision> decided_;
-  int steps_ = 0;  ///< decoded since the last interval began
+  int steps_ = 0;      ///< decoded since the last interval began
+  int since_cut_ = 0;  ///< decoded since the last cut
 };
 
 }  // namespace

@@ -51,6 +51,12 @@ void check_protected(const Method& method, const Budget& budget, const BudgetSco
 
 }  // namespace detail
 
+int queries_needed(const Method& method, int prompt_tokens) {
+  const detail::Parts& parts = method.pieces().parts;
+  return std::max(parts.scorer ? parts.scorer->queries_needed(prompt_tokens) : 0,
+                  parts.allocator->queries_needed(prompt_tokens));
+}
+
 void check_method(const Method& method, const Budget& budget, const RunPlan& plan) {
   const detail::Parts& parts = method.pieces().parts;
   if (!parts.scorer) {

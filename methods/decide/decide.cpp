@@ -72,8 +72,8 @@ class Decider {
     const Protection protection = parts.scorer->protect_in_run(
         {run_.tokens_seen(), run_.tokens().prompt_tokens, budget.slots_per_head(scope_)});
     detail::check_protected(method, budget, scope_, protection.count);
-    const std::size_t scores = shared_scores(method);
-    jobs_.push_back({method, budget, scores, protection, protection, Decision{}, {}, {}});
+    const std::size_t scores = shared_scores(method, budget);
+    jobs_.push_back({method, budget, scores, protection, protection, Decision{}, {}, {}, {}});
     if (jobs_.back().needs_every_layer()) {
       shared_[scores].across_layers = true;
     }
@@ -98,16 +98,22 @@ class Decider {
   }
 
  private:
-  std::size_t shared_scores(const Method& method) {
-    const std::string& text = method.pieces().scorer_text;
+  std::size_t shared_scores(const Method& method, const Budget& budget) {
+    const Scorer& scorer = *method.pieces().parts.scorer;
+    const std::string text =
+        method.pieces().scorer_text + (scorer.reads_budget() ? " @ " + budget.text() : "");
     for (std::size_t index = 0; index < shared_.size(); ++index) {
       if (shared_[index].text == text) {
         return index;
       }
     }
     SharedScores scores;
-    scores.scorer = method.pieces().parts.scorer.get();
+    scores.scorer = &scorer;
     scores.text = text;
+    const int slots = budget.slots_per_head(scope_);
+    scores.share = {slots, budget.unit() == Budget::Unit::fraction
+                               ? budget.fraction()
+                               : static_cast<double>(slots) / scope_.tokens};
     scores.layers.resize(static_cast<std::size_t>(scope_.layers));
     shared_.push_back(std::move(scores));
     return shared_.size() - 1;
@@ -118,7 +124,10 @@ class Decider {
     const std::unique_ptr<LayerEvidence> evidence = run_.layer(layer);
     check_slots(*evidence, layer);
     for (SharedScores& shared : shared_) {
-      LayerScores scores = shared.scorer->score(*evidence, options_.terms);
+      LayerScores scores =
+          shared.scorer->reads_budget()
+              ? shared.scorer->score_within(*evidence, shared.share, options_.terms)
+              : shared.scorer->score(*evidence, options_.terms);
       if (shared.scorer->settles()) {
         shared.raw.push_back(std::move(scores));
         continue;
@@ -129,6 +138,9 @@ class Decider {
     }
     for (Job& job : jobs_) {
       SharedScores& shared = shared_[job.scores];
+      if (job.parts().allocator->measures()) {
+        job.measured.push_back(job.parts().allocator->measure(*evidence));
+      }
       if (!job.needs_every_layer()) {
         check_layer(job, layer);
         finish(job, *evidence, allocate(job, layer, 1), 0);
@@ -234,7 +246,8 @@ class Decider {
             allocation == nullptr ? nullptr : allocation->slots.data() + first,
             allocation == nullptr ? nullptr : allocation->floor_only.data() + first,
             allocation == nullptr ? -1 : allocation->guaranteed,
-            {}};
+            {},
+            {&job.budget, job.budget.slots_per_head(scope_)}};
   }
 
   void check_layer(const Job& job, int layer) const {
@@ -254,9 +267,15 @@ class Decider {
     }
     const std::span<const std::vector<float>> all(job.settled.empty() ? shared_[job.scores].layers
                                                                       : job.settled);
-    const AllocationRequest request{
-        job.budget, scope_, job.protection, first_layer,
-        all.subspan(static_cast<std::size_t>(first_layer), static_cast<std::size_t>(layers))};
+    const auto first = static_cast<std::size_t>(first_layer);
+    const auto count = static_cast<std::size_t>(layers);
+    const std::span<const double> measured(job.measured);
+    const AllocationRequest request{job.budget,
+                                    scope_,
+                                    job.protection,
+                                    first_layer,
+                                    all.subspan(first, count),
+                                    measured.empty() ? measured : measured.subspan(first, count)};
     return job.parts().allocator->allocate(request);
   }
 
@@ -267,8 +286,13 @@ class Decider {
     layer.rows = detail::selector_rows(job.parts(), evidence);
     job.decision.layers.push_back(detail::select_layer(layer, job.parts(), options_.scores));
     if (job.parts().merger) {
-      job.parts().merger->merge(evidence, job.decision.layers.back());
+      const MergeRequest request{evidence, layer.scores, steps_since_cut(), !cut_before_};
+      job.parts().merger->merge(request, job.decision.layers.back());
     }
+  }
+
+  int steps_since_cut() const {
+    return run_.step() - (cut_before_ ? options_.before->events.back().step : 0);
   }
 
   void describe(Job& job) const {

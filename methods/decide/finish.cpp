@@ -113,9 +113,9 @@ at::Tensor selector_rows(const Parts& parts, const LayerEvidence& evidence) {
     return {};
   }
   if (wanted == Rows::projected_norms) {
-    const at::Tensor norms = reduce_group(
-        columns(evidence.projected_value_norm(1), live_slots(evidence)), evidence.shape().kv_heads,
-        "mean");
+    const at::Tensor norms =
+        reduce_group(columns(evidence.projected_value_norm(1), live_slots(evidence)),
+                     evidence.shape().kv_heads, "mean");
     const at::Tensor live = norms.unsqueeze(-1).to(at::kCPU, at::kFloat).contiguous();
     check_finite(live, "value", evidence.moment().layer);
     return live;
@@ -137,7 +137,10 @@ LayerDecision select_layer(const LayerWork& work, const Parts& parts, bool keep_
       const auto tokens = static_cast<std::size_t>(decision.tokens);
       const HeadScores head{{work.scores.data() + decision.cell(kv_head, 0), tokens},
                             work.protection,
-                            head_rows(work, kv_head), work.guaranteed};
+                            head_rows(work, kv_head),
+                            work.guaranteed,
+                            work.scores,
+                            work.budget};
       const std::vector<int> kept =
           parts.selector->select(head, work.slots[kv_head] - work.protection.count);
       HeadWriter(work, kv_head, decision).write(kept, parts);

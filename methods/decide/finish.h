@@ -18,6 +18,7 @@ struct LayerWork {
   const int* floor_only = nullptr;  ///< [kv_heads]
   int guaranteed = -1;              ///< Allocation::guaranteed
   at::Tensor rows{};                ///< [kv_heads, tokens, head_dim] for the selector, or undefined
+  BudgetCount budget{};
 };
 
 /// What the selector of these pieces reads of one layer, on the CPU; undefined if nothing.

@@ -16,7 +16,8 @@ using Planes = std::vector<std::vector<float>>;
 /// Scores of one scorer, shared by the methods that name it alike.
 struct SharedScores {
   const Scorer* scorer = nullptr;
-  std::string text;
+  std::string text;              ///< of the scorer, and of the budget if it reads that
+  BudgetShare share;             ///< of a scorer that reads the budget
   bool across_layers = false;    ///< some method needs the whole model's
   Planes layers;                 ///< [layers] of [kv_heads, tokens]; cleared when done
   std::vector<float> terms;      ///< of the current layer
@@ -31,8 +32,9 @@ struct Job {
   Protection by_token;    ///< protected tokens
   Protection protection;  ///< the same over the slots of a cache that was cut before
   Decision decision;
-  Planes terms;    ///< [layers] of [terms, kv_heads, tokens]
-  Planes settled;  ///< [layers] of [kv_heads, tokens], of a scorer that settles
+  Planes terms;                  ///< [layers] of [terms, kv_heads, tokens]
+  Planes settled;                ///< [layers] of [kv_heads, tokens], of a scorer that settles
+  std::vector<double> measured;  ///< [layers] by the allocator, if it does
 
   const Parts& parts() const { return method.pieces().parts; }
   /// Whether one pool of slots serves the model. A selector that sets its own size leaves the

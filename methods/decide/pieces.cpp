@@ -1,6 +1,7 @@
 #include "kvscope/methods/pieces.h"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace kvscope {
 
@@ -11,6 +12,13 @@ void Protection::add(int first, int last, Reason why) {
       ++count;
     }
   }
+}
+
+int BudgetCount::of(int things, int tokens) const {
+  if (budget->unit() == Budget::Unit::fraction) {
+    return budget->slots_per_head({things, 1, 1, 1});
+  }
+  return static_cast<int>(std::int64_t{things} * slots / std::max(tokens, 1));
 }
 
 }  // namespace kvscope

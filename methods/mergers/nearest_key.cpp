@@ -27,7 +27,8 @@ class NearestKey : public Merger {
   NearestKey(double gate, double fraction, bool multiplicity)
       : gate_(static_cast<float>(gate)), fraction_(fraction), multiplicity_(multiplicity) {}
 
-  void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
+  void merge(const MergeRequest& request, LayerDecision& decision) const override {
+    const LayerEvidence& evidence = request.evidence;
     check_finite(evidence);
     const at::Tensor norms = evidence.values().norm(2, {-1}).cpu().contiguous();
     const std::int64_t slots = norms.size(1);

@@ -12,7 +12,8 @@ class Pivot : public Merger {
  public:
   explicit Pivot(bool multiplicity) : count_(multiplicity ? 1.0F : 0.0F) {}
 
-  void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
+  void merge(const MergeRequest& request, LayerDecision& decision) const override {
+    const LayerEvidence& evidence = request.evidence;
     check_finite(evidence);
     for (int kv_head = 0; kv_head < decision.kv_heads; ++kv_head) {
       const NearestKept nearest = nearest_kept(evidence, decision, kv_head);
@@ -40,7 +41,8 @@ class Weighted : public Merger {
  public:
   explicit Weighted(bool multiplicity) : count_(multiplicity ? 1.0F : 0.0F) {}
 
-  void merge(const LayerEvidence& evidence, LayerDecision& decision) const override {
+  void merge(const MergeRequest& request, LayerDecision& decision) const override {
+    const LayerEvidence& evidence = request.evidence;
     check_finite(evidence);
     for (int kv_head = 0; kv_head < decision.kv_heads; ++kv_head) {
       const NearestKept nearest = nearest_kept(evidence, decision, kv_head);
@@ -66,7 +68,7 @@ class Weighted : public Merger {
 
 class Drop : public Merger {
  public:
-  void merge(const LayerEvidence&, LayerDecision&) const override {}
+  void merge(const MergeRequest&, LayerDecision&) const override {}
 };
 
 }  // namespace

@@ -22,6 +22,19 @@ const std::vector<PieceEntry>& entries() {
       lagkv_entry(),                 //
       cur_entry(),                   //
       r_kv_entry(),                  //
+      expected_attention_entry(),    //
+      q_filters_entry(),             //
+      cap_entry(),                   //
+      leverage_entry(),              //
+      non_causal_entry(),            //
+      compactor_entry(),             //
+      cake_entry(),                  //
+      caote_entry(),                 //
+      chunkkv_entry(),               //
+      simlayerkv_entry(),            //
+      finch_entry(),                 //
+      scissorhands_entry(),          //
+      ahakv_entry(),                 //
       laprox_entry(),                //
       triattention_entry(),          //
       triattention_serving_entry(),  //
@@ -34,8 +47,11 @@ const std::vector<PieceEntry>& entries() {
       adakv_entry(),          //
       pool_entry(),           //
       concentration_entry(),  //
+      cascade_entry(),        //
       top_k_entry(),          //
       threshold_entry(),      //
+      chunks_entry(),         //
+      spans_entry(),          //
       diversity_entry(),      //
       noise_entry(),          //
       critical_entry(),       //
@@ -45,6 +61,7 @@ const std::vector<PieceEntry>& entries() {
       pivot_entry(),          //
       weighted_entry(),       //
       cam_entry(),            //
+      d2o_entry(),            //
       decode_entry(),         //
       rows_entry(),           //
   };

@@ -113,7 +113,7 @@ PieceEntry r_kv_entry() {
       real_parameter("lambda", 0.07, "0..1", "", "attention weighs more, redundancy less"),
       real_parameter("threshold", 0.5, "-1..1", "cosine", "fewer keys count as similar")};
   DecodeDefaults defaults;
-  defaults.triggers = "strict|slack|interval";
+  defaults.triggers = "strict|slack|interval|since_cut";
   defaults.first_cuts = "prefill_end|trigger";
   for (ParameterInfo& parameter : decode_parameters(defaults)) {
     entry.info.parameters.push_back(std::move(parameter));

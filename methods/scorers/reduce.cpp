@@ -57,10 +57,10 @@ at::Tensor pool_tokens(const at::Tensor& scores, int kernel, const std::string& 
                         /*count_include_pad=*/true);
 }
 
-at::Tensor widen(const at::Tensor& candidates, int tokens) {
+at::Tensor widen(const at::Tensor& candidates, int tokens, int first) {
   at::Tensor wide = at::full({candidates.size(0), tokens}, std::numeric_limits<float>::quiet_NaN(),
                              candidates.options());
-  wide.narrow(1, 0, candidates.size(1)).copy_(candidates);
+  wide.narrow(1, first, candidates.size(1)).copy_(candidates);
   return wide;
 }
 

@@ -28,8 +28,9 @@ at::Tensor reduce_group(const at::Tensor& per_query_head, int kv_heads, const st
 /// `kernel`) or "max", stride 1, odd kernel.
 at::Tensor pool_tokens(const at::Tensor& scores, int kernel, const std::string& rule);
 
-/// [heads, candidates] widened to [heads, tokens]; the columns at the end hold NaN.
-at::Tensor widen(const at::Tensor& candidates, int tokens);
+/// [heads, candidates], which begin at token `first`, widened to [heads, tokens]; the columns
+/// before and behind hold NaN.
+at::Tensor widen(const at::Tensor& candidates, int tokens, int first = 0);
 
 /// [kv_heads, tokens] of NaN: nothing to score.
 at::Tensor unscored(const LayerEvidence& evidence, int tokens);

@@ -41,6 +41,8 @@ class SnapKv : public Scorer {
     return protection;
   }
 
+  int queries_needed(int) const override { return window_; }
+
  private:
   int window_;
   int pool_;

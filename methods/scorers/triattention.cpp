@@ -1,7 +1,6 @@
 #include "scorers/triattention.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/stack.h>
 #include <fmt/format.h>
 
@@ -11,7 +10,7 @@
 
 #include "cadences/decode.h"
 #include "kvscope/core/error.h"
-#include "kvscope/storage/calibration_file.h"
+#include "scorers/calibrated.h"
 #include "scorers/reduce.h"
 
 namespace kvscope::detail {
@@ -23,8 +22,7 @@ class TriAttention : public Scorer {
  public:
   TriAttention(const Arguments& arguments, double recent_share)
       : method_(arguments.info().name),
-        path_(arguments.text("calibration")),
-        calibration_(read(method_, path_)),
+        calibration_(method_, arguments.text("calibration")),
         keep_prompt_(arguments.text("prompt") == "protected"),
         recent_(arguments.integer("recent")),
         recent_share_(recent_share),
@@ -42,12 +40,7 @@ class TriAttention : public Scorer {
 
   void check(const RunPlan& plan) const override {
     const ModelShape& shape = plan.shape;
-    KVSCOPE_CHECK(calibration_.model_hash == plan.model_hash, ErrorCode::usage,
-                  fmt::format("the calibration was made on another model: '{}' ({})",
-                              calibration_.model_name, calibration_.model_hash),
-                  path_,
-                  "calibrate this model: kvscope calibrate MODEL -f CORPUS -o "
-                  "NAME.calibration.h5");
+    calibration_.check_model(plan);
     for (int layer = 0; layer < shape.layers; ++layer) {
       const RopeParameters& rope = shape.rope_of(layer);
       KVSCOPE_CHECK(
@@ -61,13 +54,7 @@ class TriAttention : public Scorer {
     const std::vector<std::int64_t> expected = {shape.layers, shape.query_heads,
                                                 shape.head_dim / 2};
     for (const char* name : {"queries/mean_real", "queries/mean_imaginary", "queries/mean_abs"}) {
-      const CalibrationArray* array = calibration_.find(name);
-      KVSCOPE_CHECK(array != nullptr, ErrorCode::missing_data,
-                    fmt::format("the calibration holds no {}", name), path_, "calibrate again");
-      KVSCOPE_CHECK(array->shape == expected, ErrorCode::corrupt_file,
-                    fmt::format("{} does not have {} layers, {} query heads and {} bands", name,
-                                expected[0], expected[1], expected[2]),
-                    path_, "calibrate again");
+      calibration_.check_array(name, expected);
     }
   }
 
@@ -110,38 +97,20 @@ class TriAttention : public Scorer {
   }
 
  private:
-  static Calibration read(const std::string& method, const std::string& path) {
-    KVSCOPE_CHECK(
-        !path.empty(), ErrorCode::usage,
-        fmt::format("method '{}' needs a calibration of the model", method), "method text",
-        fmt::format("kvscope calibrate MODEL -f CORPUS -o NAME.calibration.h5, then write "
-                    "{}:calibration=NAME.calibration.h5",
-                    method));
-    return read_calibration(path);
-  }
-
   /// The position the next token will have.
   static std::int64_t next_position(const LayerEvidence& evidence) {
     const SlotTable& slots = evidence.slots();
     return slots.position[slots.cell(0, slots.length.front() - 1)] + std::int64_t{1};
   }
 
-  at::Tensor plane(const char* name, int layer) const {
-    const CalibrationArray& array = *calibration_.find(name);
-    const std::int64_t size = array.shape[1] * array.shape[2];
-    // from_blob does not write; it only lacks a const form.
-    auto* first = const_cast<float*>(array.values.data()) + layer * size;
-    return at::from_blob(first, {array.shape[1], array.shape[2]}, at::kFloat);
-  }
-
   QueryCentres centres(int layer) const {
-    return {plane("queries/mean_real", layer), plane("queries/mean_imaginary", layer),
-            plane("queries/mean_abs", layer)};
+    return {calibration_.plane("queries/mean_real", layer),
+            calibration_.plane("queries/mean_imaginary", layer),
+            calibration_.plane("queries/mean_abs", layer)};
   }
 
   std::string method_;
-  std::string path_;
-  Calibration calibration_;
+  Calibrated calibration_;
   bool keep_prompt_;
   int recent_;
   double recent_share_;

@@ -2,6 +2,7 @@
 
 #include "registry/entry.h"
 #include "selectors/ordering.h"
+#include "selectors/selectors.h"
 
 namespace kvscope::detail {
 namespace {
@@ -30,6 +31,10 @@ class Threshold : public Selector {
 
 }  // namespace
 
+std::unique_ptr<Selector> make_threshold(double at) {
+  return std::make_unique<Threshold>(at);
+}
+
 PieceEntry threshold_entry() {
   PieceEntry entry;
   entry.info.name = "threshold";
@@ -39,7 +44,7 @@ PieceEntry threshold_entry() {
   entry.info.departures = "the newest tokens stay only if the scorer protects them";
   entry.info.parameters = {real_parameter("at", 0.0, "..", "of the score", "fewer tokens stay")};
   entry.build = [](const Arguments& arguments, Parts& parts) {
-    parts.selector = std::make_unique<Threshold>(arguments.real("at"));
+    parts.selector = make_threshold(arguments.real("at"));
   };
   return entry;
 }

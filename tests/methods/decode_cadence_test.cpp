@@ -305,6 +305,52 @@ TEST(DecodeCadence, CamMayCountDecodeRowsAlone) {
   }
 }
 
+/// kvpress's CAMPress: the same tokens go from all heads, as soon as there is something to cut and
+/// then every `every` steps; as many of them may merge as tokens were decoded since.
+TEST(DecodeCadence, CamCutsAllHeadsAlikeAndCountsStepsSinceTheCut) {
+  const auto run = start(20);
+  const Method method = std::move(parse_methods("knorm | top_k:heads=mean | cam:chance=half | "
+                                                "decode:trigger=since_cut,every=3")
+                                      .front());
+  const auto compressor = start_compressor(*run, method, Budget::parse("24"));
+  compressor->prefill();
+  std::vector<int> cuts;
+  for (int step = 1; step <= 12; ++step) {
+    run->decode(next_token(*run), nullptr);
+    if (compressor->after_step()) {
+      cuts.push_back(run->tokens_seen());
+    }
+    expect_decision_is_the_cache(*run, compressor->decision());
+    EXPECT_EQ(live_tokens(*run, 1, 0), live_tokens(*run, 1, 1));
+  }
+  EXPECT_EQ(cuts, (std::vector<int>{25, 28, 31}));
+}
+
+TEST(DecodeCadence, ALiveRunMustKeepTheQueriesAMethodReads) {
+  const auto needed = [](const char* text) {
+    return queries_needed(parse_methods(text).front(), 500);
+  };
+  EXPECT_EQ(needed("knorm"), 0);
+  EXPECT_EQ(needed("snapkv:window=128"), 128);
+  EXPECT_EQ(needed("expected_attention"), 500);
+  EXPECT_EQ(needed("scissorhands"), 400);
+  EXPECT_EQ(needed("snapkv:window=8 | cascade:window=96"), 96);
+  EXPECT_EQ(needed("asymkv"), 0);
+}
+
+/// Attention inside chunks needs each slot's own query.
+TEST(DecodeCadence, NonCausalAttentionRefusesACutCache) {
+  const auto run = start(20);
+  const Method method =
+      std::move(parse_methods("non_causal | decode:every=2,first_cut=prefill_end").front());
+  const auto compressor = start_compressor(*run, method, Budget::parse("12"));
+  compressor->prefill();
+  run->decode(next_token(*run), nullptr);
+  EXPECT_FALSE(compressor->after_step());
+  run->decode(next_token(*run), nullptr);
+  EXPECT_THROW(compressor->after_step(), Error);
+}
+
 TEST(DecodeCadence, RefusesBeforeAnyForwardPass) {
   const auto run = start(20);
   for (const char* text :

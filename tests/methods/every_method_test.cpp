@@ -172,7 +172,8 @@ TEST(EveryMethod, MoreBudgetNeverDropsAKeptToken) {
   for_every_method([](FakeRun& run, const Method& method) {
     std::vector<Decision> before;
     const bool one_score = method.pieces().parts.selector->reads() == Rows::none &&
-                           !method.pieces().parts.scorer->settles();
+                           !method.pieces().parts.scorer->settles() &&
+                           !method.pieces().parts.scorer->reads_budget();
     for (int slots = 6; slots <= 24 && one_score && !method.by_method(); slots += 2) {
       std::vector<Decision> now = try_decide(run, method, std::to_string(slots));
       for (std::size_t at = 0; !before.empty() && !now.empty() && at < now[0].layers.size(); ++at) {

@@ -50,6 +50,13 @@ class CalibrationFile {
       }
       calibration.arrays[name] = array;
     }
+    CalibrationArray filter;
+    filter.shape = {sizes.layers, sizes.kv_heads, sizes.head_dim};
+    filter.axes = {"layer", "kv_head", "channel"};
+    for (int cell = 0; cell < sizes.layers * sizes.kv_heads * sizes.head_dim; ++cell) {
+      filter.values.push_back(0.25F * static_cast<float>(1 + cell % sizes.head_dim));
+    }
+    calibration.arrays["queries/filter"] = filter;
     write_calibration(path_, calibration, true);
   }
   ~CalibrationFile() { std::remove(path_.c_str()); }

@@ -26,8 +26,15 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 /// Evidence of a FakeLayer: plain float64 expressions over the whole attention map.
 class FakeEvidence : public LayerEvidence {
  public:
-  FakeEvidence(const ModelShape& shape, int layer, int tokens, int padding, FakeLayer tables)
-      : shape_(shape), layer_(layer), tokens_(tokens), padding_(padding), tables_(tables) {
+  FakeEvidence(const ModelShape& shape, int layer, const FakeRun& run, FakeLayer tables)
+      : shape_(shape),
+        layer_(layer),
+        tokens_(run.sizes().tokens),
+        padding_(run.padding),
+        decode_rows_(run.decode_rows),
+        tables_(std::move(tables)) {
+    const int tokens = tokens_;
+    const int padding = padding_;
     slots_ = SlotTable::full(shape.kv_heads, tokens);
     if (padding > 0) {
       pad_slots();
@@ -35,12 +42,13 @@ class FakeEvidence : public LayerEvidence {
   }
 
   const ModelShape& shape() const override { return shape_; }
-  Moment moment() const override { return {layer_, tokens_, 0, Phase::prefill}; }
+  Moment moment() const override { return {layer_, tokens_, decode_rows_, Phase::prefill}; }
   const SlotTable& slots() const override { return slots_; }
 
   at::Tensor keys(Frame frame) const override {
     if (frame == Frame::pre_rope) {
-      return padded(tables_.keys.flip(-1), 1);  // some other frame
+      return padded(tables_.keys_pre_rope.defined() ? tables_.keys_pre_rope : tables_.keys.flip(-1),
+                    1);
     }
     return padded(tables_.keys, 1);
   }
@@ -52,7 +60,9 @@ class FakeEvidence : public LayerEvidence {
     return padded(map().narrow(1, tokens_ - newest, newest), 2);
   }
   at::Tensor attention_sum() const override { return padded(map().sum(1), 1); }
-  at::Tensor decode_attention_sum() const override { return padded(map().sum(1) * 0, 1); }
+  at::Tensor decode_attention_sum() const override {
+    return padded(map().narrow(1, tokens_ - decode_rows_, decode_rows_).sum(1), 1);
+  }
   at::Tensor attention_sum_squares() const override { return padded(map().square().sum(1), 1); }
   at::Tensor attention_max() const override { return padded(map().amax(1), 1); }
   at::Tensor window_sum(int window) const override {
@@ -129,6 +139,7 @@ class FakeEvidence : public LayerEvidence {
   int layer_;
   int tokens_;
   int padding_;
+  int decode_rows_;
   FakeLayer tables_;
   SlotTable slots_;
   mutable at::Tensor map_;
@@ -158,7 +169,7 @@ FakeRun::FakeRun(const FakeSizes& sizes, std::vector<FakeLayer> layers)
 
 std::unique_ptr<LayerEvidence> FakeRun::layer(int layer) {
   ++layers_asked;
-  return std::make_unique<FakeEvidence>(shape_, layer, sizes_.tokens, padding, tables(layer));
+  return std::make_unique<FakeEvidence>(shape_, layer, *this, tables(layer));
 }
 
 void FakeRun::forward(std::span<const std::int32_t>, const ForwardRequest&) {

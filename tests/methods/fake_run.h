@@ -21,6 +21,8 @@ struct FakeLayer {
   at::Tensor output_weights;  ///< [query_heads, head_dim, hidden_dim]
   /// [query_heads, tokens, tokens] causal rows; computed from queries and keys unless given.
   at::Tensor attention;
+  /// [kv_heads, tokens, head_dim]; some other frame of the keys unless given.
+  at::Tensor keys_pre_rope;
 };
 
 /// Sizes of a fake run.
@@ -42,7 +44,7 @@ class FakeRun : public ModelRun {
   const ModelShape& shape() const override { return shape_; }
   const TokenTable& tokens() const override { return tokens_; }
   int tokens_seen() const override { return sizes_.tokens; }
-  int step() const override { return 0; }
+  int step() const override { return decode_rows; }
   bool live() const override { return false; }
   std::string capture_hash() const override { return "0123456789abcdef"; }
   std::string model_name() const override { return "fake"; }
@@ -57,6 +59,7 @@ class FakeRun : public ModelRun {
   ModelShape& mutable_shape() { return shape_; }
 
   int padding = 0;       ///< slots beyond the live ones, filled with NaN
+  int decode_rows = 0;   ///< newest queries that count as decode steps
   int layers_asked = 0;  ///< calls of layer()
 
  private:

@@ -79,7 +79,8 @@ TEST(Mergers, CamAddsWholeValuesWhereChanceIsOne) {
   // Evicted tokens received at least as much as what follows them: certain. Token 1 received
   // nothing.
   FakeRun run = followed({0.4F, 0.0F, 0.1F, 0.2F, 0.2F, 0.1F});
-  const Decision decision = decided(run, "knorm | cam:candidates=6", "2");
+  const Decision decision =
+      decided(run, "knorm | cam:received=all,rank=received,candidates=6", "2");
   EXPECT_THAT(kept(decision, 0, 0), ElementsAre(2, 5));
   EXPECT_EQ(fate_letters(decision.layers[0]), "METMMT");
   EXPECT_EQ(reason(decision, 0, 0, 1), Reason::merger_declined);
@@ -87,7 +88,8 @@ TEST(Mergers, CamAddsWholeValuesWhereChanceIsOne) {
   EXPECT_THAT(cam_value(run, decision, 0), ElementsAre(2 + .5F, 2));
   EXPECT_THAT(cam_value(run, decision, 1), ElementsAre(1 + .5F + 8, 1 + 4));
   EXPECT_THAT(cam_value(run, decision, 1, true), ElementsAre(1, 0)) << "keys stay";
-  const Decision narrow = decided(run, "knorm | cam:candidates=6,window=1", "2");
+  const Decision narrow =
+      decided(run, "knorm | cam:received=all,rank=received,candidates=6,window=1", "2");
   EXPECT_THAT(cam_value(run, narrow, 0), ElementsAre(2 + 1, 2)) << "all of token 0 into token 2";
 }
 
@@ -96,14 +98,15 @@ TEST(Mergers, CamTakesTheMostReceivingAndNoneAfterThePrompt) {
   const auto letters = [&](const std::string& text) {
     return fate_letters(decided(run, text, "2").layers[0]);
   };
-  EXPECT_EQ(letters("knorm | cam:candidates=1"), "METEET");
-  EXPECT_EQ(letters("knorm | cam:candidates=2"), "METEMT") << "of equal ones the later";
+  EXPECT_EQ(letters("knorm | cam:received=all,rank=received,candidates=1"), "METEET");
+  EXPECT_EQ(letters("knorm | cam:received=all,rank=received,candidates=2"), "METEMT")
+      << "of equal ones the later";
   EXPECT_EQ(letters("knorm | cam"), "EEKEEK") << "nothing was decoded yet";
 }
 
 TEST(Mergers, CamIsEvictionWhereNothingWasReceived) {
   FakeRun run = followed({0.0F, 0.0F, 0.5F, 0.0F, 0.0F, 0.5F});
-  const Decision cam = decided(run, "knorm | cam:candidates=6", "2");
+  const Decision cam = decided(run, "knorm | cam:received=all,rank=received,candidates=6", "2");
   EXPECT_EQ(fate_letters(cam.layers[0]), "EEKEEK");
   EXPECT_THAT(cam_value(run, cam, 0), ElementsAre(2, 2));
 }
@@ -112,14 +115,45 @@ TEST(Mergers, CamDrawsByTheShareOfAttention) {
   int merged = 0;
   for (int seed = 0; seed < 400; ++seed) {  // token 4: .1 against .4 of token 5, a quarter
     FakeRun run = followed({0.0F, 0.0F, 0.5F, 0.0F, 0.1F, 0.4F});
-    const Decision decision =
-        decided(run, "knorm | cam:candidates=6,seed=" + std::to_string(seed), "2");
+    const Decision decision = decided(
+        run, "knorm | cam:received=all,rank=received,candidates=6,seed=" + std::to_string(seed),
+        "2");
     merged += fate_letters(decision.layers[0]) == "EEKEMT" ? 1 : 0;
   }
   EXPECT_NEAR(merged, 100, 4 * std::sqrt(400 * .25 * .75));
   FakeRun run = followed({0.0F, 0.0F, 0.5F, 0.0F, 0.1F, 0.4F});
-  EXPECT_EQ(fate_letters(decided(run, "knorm | cam:candidates=6,chance=half", "2").layers[0]),
+  EXPECT_EQ(fate_letters(
+                decided(run, "knorm | cam:received=all,rank=received,candidates=6,chance=half", "2")
+                    .layers[0]),
             "EEKEEK");
+}
+
+/// The authors' LLaMA code: beside all kept tokens behind it, and a fixed part of the value.
+TEST(Mergers, CamAsItsAuthors) {
+  FakeRun run = followed({0.4F, 0.0F, 0.1F, 0.2F, 0.2F, 0.1F});
+  const std::string official =
+      "knorm | "
+      "cam:received=newest,rank=received,candidates=6,beside=recent,part=window,chance=above";
+  const Decision decision = decided(run, official + ",window=4", "2");
+  EXPECT_EQ(fate_letters(decision.layers[0]), "METMMT");
+  // A quarter of each value, though tokens 3 and 4 join one token alone.
+  EXPECT_THAT(cam_value(run, decision, 0), ElementsAre(2 + .25F, 2));
+  EXPECT_THAT(cam_value(run, decision, 1), ElementsAre(1 + .25F + 2, 1 + 1));
+}
+
+TEST(Mergers, D2oRefusesASecondCutAndDropsWhatResemblesLess) {
+  FakeRun run = six_keys();
+  // Head 0: cosines .8, .8, 0, 1 of tokens 2 to 5; head 1: 1, 1, 1, 1. Mean .825.
+  EXPECT_EQ(fate_letters(decided(run, "knorm | d2o:gate=token", "2").layers[0]), "KTEEEMTTMMMM");
+  // Slots: .9, .9, .5, 1.
+  const Decision slots = decided(run, "knorm | d2o", "2");
+  EXPECT_EQ(fate_letters(slots.layers[0]), "TTMMEMTTMMEM");
+  // Head 0, token 1: itself, .8 of token 2 and 1 of token 5, whose value is 0; by three.
+  const std::vector<float> value = value_row(slots, run, 0, 1);
+  EXPECT_NEAR(value[1], (1 + .8 * 3) / 3, 1e-6);
+  const std::vector<float> key = value_row(slots, run, 0, 1, true);
+  EXPECT_NEAR(key[0], .8 * 3 / 3, 1e-6);
+  EXPECT_NEAR(key[1], (1 + .8 * 4 + 2) / 3, 1e-6);
 }
 
 TEST(Mergers, NearestKeyGatesByCosineAndByFraction) {

@@ -158,6 +158,39 @@ TEST(Scorers, RandomDrawsByPlaceAndSeedAlone) {
   EXPECT_NE(draws, scores(first, 1, 0));
 }
 
+TEST(Scorers, FinchWeighsAQuestionsQueriesByTheKeysBeforeThem) {
+  FakeRun run = attention_run(two_heads, rows);
+  const Decision decision = decided(run, "finch:window=2", "4");
+  expect_scores(scores(decision, 0, 0),
+                {(.5 * 4 + .25 * 5) / 2, .125 * 9 / 2, (.125 * 4 + .375 * 5) / 2, .125 * 9 / 2});
+  EXPECT_THAT(kept(decision, 0, 0), ElementsAre(0, 2, 4, 5));
+  EXPECT_EQ(decision.form.keys, Frame::pre_rope);
+  EXPECT_EQ(decision.form.positions, CacheForm::Positions::cache_index);
+  const Decision still = decided(run, "finch:window=2,rerotate=false", "4");
+  EXPECT_EQ(still.form, CacheForm{});
+}
+
+TEST(Scorers, ScissorhandsCountsHowOftenATokenIsIgnored) {
+  FakeRun run = attention_run(two_heads, rows);
+  // Rows 3, 4 and 5, of 4, 5 and 6 keys: shares below 1/4, 1/5 and 1/6.
+  const Decision decision = decided(run, "scissorhands:window=3,recent=1", "3");
+  expect_scores(scores(decision, 0, 0), {0, -2, -1, -2, -2});
+  expect_scores(scores(decision, 0, 1), {-3, -3, 0, -1, -1});
+  EXPECT_THAT(kept(decision, 0, 0), ElementsAre(0, 2, 5));
+  EXPECT_EQ(reason(decision, 0, 0, 5), Reason::recent);
+}
+
+TEST(Scorers, CaoteIsTheChangeOfTheOutputIfATokenGoes) {
+  FakeRun run = attention_run(two_heads, rows);
+  run.tables(0).values =
+      table({2, 6, 2}, {4, 0, 0, 4, 1, 1, 0, 0, 2, 0, 0, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0});
+  const Decision decision = decided(run, "caote", "2");
+  // Head 0, newest row (.25 .125 .375 .125 .0625 .0625): output (1.5, 1). Without token 0:
+  // (.5, 1) / .75.
+  const double change = std::hypot(1.5 - .5 / .75, 1 - 1 / .75);
+  EXPECT_NEAR(scores(decision, 0, 0)[0], change, 1e-6);
+}
+
 TEST(Scorers, FullKeepsEverythingWhateverTheBudget) {
   FakeRun run = attention_run(two_heads, rows);
   const Decision decision = decided(run, "full", "1");

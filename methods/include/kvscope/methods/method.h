@@ -87,6 +87,9 @@ struct RunPlan {
 /// Throws Error{usage} if the method cannot work on such a run, or cannot meet the budget there.
 void check_method(const Method& method, const Budget& budget, const RunPlan& plan);
 
+/// How many of the newest queries a live run must keep for the method: LiveRunOptions.
+int queries_needed(const Method& method, int prompt_tokens);
+
 struct DecideOptions {
   bool scores = false;  ///< store scores
   bool terms = false;   ///< store score terms

@@ -49,12 +49,30 @@ struct SettleRequest {
   bool terms = false;
 };
 
+/// A budget as the rare scorer whose formula names it may see it.
+struct BudgetShare {
+  int slots = 0;    ///< of a KV head under a uniform split
+  double keep = 1;  ///< of the tokens; a fraction as typed, before it was made into slots
+};
+
 /// How important each token is. Sees nothing later than the evidence's moment, never counts, never
-/// drops, and does not know the budget.
+/// drops, and does not know the budget unless `reads_budget`.
 class Scorer {
  public:
   virtual ~Scorer() = default;
   virtual LayerScores score(const LayerEvidence& evidence, bool terms) const = 0;
+  /// Whether the method's own formula names the budget: then `score_within` is asked.
+  virtual bool reads_budget() const { return false; }
+  virtual LayerScores score_within(const LayerEvidence& evidence, const BudgetShare& share,
+                                   bool terms) const {
+    (void)share;
+    return score(evidence, terms);
+  }
+  /// How many of the newest queries evidence must hold, for runs that do not keep them all.
+  virtual int queries_needed(int prompt_tokens) const {
+    (void)prompt_tokens;
+    return 0;
+  }
   /// Rules of the method: tokens that stay whatever their score, at `slots_per_head` slots each.
   virtual Protection protect(int tokens, int slots_per_head) const {
     (void)slots_per_head;
@@ -75,7 +93,8 @@ class Scorer {
     (void)request;
     return raw;
   }
-  /// Whether layers share one choice, so that they must hold the same tokens when they are cut again.
+  /// Whether layers share one choice, so that they must hold the same tokens when they are cut
+  /// again.
   virtual bool shares_choice() const { return false; }
   /// Why a token kept by score holds its slot; Reason::recent where the score is the position.
   virtual Reason kept_reason() const { return Reason::score; }
@@ -89,6 +108,8 @@ struct AllocationRequest {
   int first_layer = 0;
   /// One [kv_heads, tokens] row-major plane for each layer asked for.
   std::span<const std::vector<float>> scores;
+  /// One number for each layer asked for, from `Allocator::measure`; empty if it does not.
+  std::span<const double> measured{};
 };
 
 /// Slots of each head, protected tokens included.
@@ -110,6 +131,17 @@ class Allocator {
   /// What must have been scored before `allocate`: one layer, or the whole model.
   virtual Scope scope() const = 0;
   virtual Allocation allocate(const AllocationRequest& request) const = 0;
+  /// Whether it weighs layers by something that their scores do not say: `measure` then sees each.
+  virtual bool measures() const { return false; }
+  virtual double measure(const LayerEvidence& evidence) const {
+    (void)evidence;
+    return 0;
+  }
+  /// As of scorers.
+  virtual int queries_needed(int prompt_tokens) const {
+    (void)prompt_tokens;
+    return 0;
+  }
   /// The fewest slots any head can get: what must cover the protected tokens.
   virtual int smallest_grant(const Budget& budget, const BudgetScope& scope,
                              int protected_tokens) const {
@@ -125,13 +157,24 @@ class Allocator {
 /// `projected_norms`: one number a slot, the L1 norm of its value after W_O, mean over the group.
 enum class Rows { none, values, keys_post_rope, keys_pre_rope, projected_norms };
 
+/// The budget, for selectors that count something other than slots.
+struct BudgetCount {
+  const Budget* budget = nullptr;
+  int slots = 0;  ///< of a KV head under a uniform split
+
+  /// How many of `things`, which divide `tokens` tokens among them, the budget leaves.
+  int of(int things, int tokens) const;
+};
+
 /// One KV head, as a selector sees it.
 struct HeadScores {
   std::span<const float> scores;  ///< [tokens]
   const Protection& protection;
   /// [tokens, head_dim] what `reads` asked for ([tokens] for norms), else empty
   std::span<const float> rows{};
-  int guaranteed = -1;  ///< the head's floor (Allocation::guaranteed)
+  int guaranteed = -1;             ///< the head's floor (Allocation::guaranteed)
+  std::span<const float> layer{};  ///< [kv_heads, tokens] scores of all heads
+  BudgetCount budget{};
 };
 
 /// Which of the unprotected tokens stay.
@@ -149,13 +192,21 @@ class Selector {
   virtual bool fills_grant() const { return true; }
 };
 
+/// One layer that was cut, as a merger sees it.
+struct MergeRequest {
+  const LayerEvidence& evidence;
+  std::span<const float> scores{};  ///< [kv_heads, tokens] what the cut ranked
+  int steps = 0;                    ///< decode steps since the cut before, or since the prompt
+  bool first = true;                ///< whether the cache was never cut before
+};
+
 /// Where the evicted tokens' content goes. Never changes which tokens hold a slot.
 class Merger {
  public:
   virtual ~Merger() = default;
   /// Turns evicted cells of `decision` into merged ones with edges, or into evicted ones with
   /// Reason::merger_declined.
-  virtual void merge(const LayerEvidence& evidence, LayerDecision& decision) const = 0;
+  virtual void merge(const MergeRequest& request, LayerDecision& decision) const = 0;
 };
 
 /// When a method looks and cuts. A method without one cuts once, after prefill.
