@@ -11,6 +11,7 @@
 
 #include "forward.h"
 #include "kvscope/core/error.h"
+#include "query_filters.h"
 #include "rotation.h"
 
 namespace kvscope {
@@ -65,9 +66,9 @@ class Arrays {
         "1", "mean resultant length of the whole head", "|E q| / E|q|");
   }
 
- private:
+  /// One layer's [heads, numbers] or [heads].
   void put(const char* name, const at::Tensor& layer, const char* units, const char* long_name,
-           const char* formula) {
+           const char* formula, const char* last_axis = "band") {
     CalibrationArray& array = calibration_.arrays[group_ + "/" + name];
     const at::Tensor host = layer.to(at::kCPU, at::kFloat).contiguous();
     if (array.shape.empty()) {
@@ -77,7 +78,7 @@ class Arrays {
         array.shape.push_back(size);
       }
       if (host.dim() == 2) {
-        array.axes.emplace_back("band");
+        array.axes.emplace_back(last_axis);
       }
       array.units = units;
       array.long_name = long_name;
@@ -88,6 +89,7 @@ class Arrays {
                         host.const_data_ptr<float>() + host.numel());
   }
 
+ private:
   Calibration& calibration_;
   std::string group_;
   std::string head_axis_;
@@ -106,14 +108,16 @@ std::string hash_of(std::span<const std::int32_t> ids) {
 
 class Calibrator {
  public:
-  Calibrator(const LoadedModel& model, const CalibrateOptions& options)
+  Calibrator(const LoadedModel& model, const CalibrateOptions& options, std::int64_t total)
       : model_(model),
         options_(options),
+        filters_(model.shape().layers, total),
         queries_(static_cast<std::size_t>(model.shape().layers)),
         keys_(queries_.size()) {}
 
   void read(std::span<const std::int32_t> ids, std::int64_t done, std::int64_t total) {
     const ModelShape& shape = model_.shape();
+    filters_.next_piece(static_cast<std::int64_t>(ids.size()));
     std::vector<std::int32_t> positions(ids.size());
     for (std::size_t row = 0; row < ids.size(); ++row) {
       positions[row] = static_cast<std::int32_t>(row);
@@ -146,6 +150,12 @@ class Calibrator {
       queries.add(queries_[layer], tokens_);
       keys.add(keys_[layer], tokens_);
     }
+    Arrays filters(calibration, "queries", "kv_head");
+    for (int layer = 0; layer < model_.shape().layers; ++layer) {
+      filters.put("filter", filters_.filter(layer, model_.shape().kv_heads), "1",
+                  "main direction of the rotated queries, turned against most of them",
+                  "mean over the group of -sign(u1) v1", "channel");
+    }
     calibration.tokens = tokens_;
   }
 
@@ -157,10 +167,12 @@ class Calibrator {
     const std::int64_t bands = (shape.rope.dims > 0 ? shape.rope.dims : shape.head_dim) / 2;
     queries_[layer].add(rotate(pass.queries, rotations.of(pass.layer), true), bands);
     keys_[layer].add(pass.keys_pre_rope, bands);
+    filters_.add(pass.layer, pass.queries);
   }
 
   const LoadedModel& model_;
   const CalibrateOptions& options_;
+  QueryFilters filters_;
   std::vector<BandSums> queries_;
   std::vector<BandSums> keys_;
   std::int64_t tokens_ = 0;
@@ -214,7 +226,7 @@ Calibration calibrate(const std::shared_ptr<const Model>& model, std::span<const
   const std::size_t pieces = (ids.size() + room - 1) / room;
   const auto total =
       static_cast<std::int64_t>(ids.size() + pieces * static_cast<std::size_t>(head));
-  detail::Calibrator calibrator(*loaded, options);
+  detail::Calibrator calibrator(*loaded, options, total);
   std::int64_t done = 0;
   for (std::size_t piece = 0; piece < pieces; ++piece) {
     const std::vector<std::int32_t> text = detail::piece_of(

@@ -25,6 +25,7 @@ struct CalibrationArray {
 ///   queries/concentration                      [layers, query_heads, bands] |E[q_f]| / E|q_f|
 ///   queries/head_concentration                 [layers, query_heads] |E q| / E|q| of the whole
 ///   head keys/...                                   the same of keys, [layers, kv_heads, ...]
+///   queries/filter  [layers, kv_heads, head_dim] main direction of the rotated queries (Q-Filters)
 struct Calibration {
   std::string model_name;
   std::string model_hash;   ///< of the weights it was measured on
