@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 
@@ -244,6 +245,10 @@ void run_capture(Options& options) {
   live.prefill_chunk = options.chunk;
   live.stop = &stop_requested();
   live.beyond_context = options.prompt.beyond_context;
+  if (method != nullptr) {
+    live.statistics_window =
+        std::max(live.statistics_window, queries_needed(method->method(), prompt.prompt_tokens));
+  }
   live.progress = [&](int done, int total, int layer) {
     progress.update(static_cast<double>(done) * shape.layers + layer,
                     static_cast<double>(total) * shape.layers);

@@ -105,6 +105,8 @@ Generation::Generation(std::shared_ptr<const Model> model, const TokenTable& pro
                 "pass --question TEXT, or cut after the prompt");
   const TokenTable& read = options_.cut_after_context ? context_of(prompt_) : prompt_;
   for (const Method& method : options_.methods) {
+    live_.statistics_window =
+        std::max(live_.statistics_window, queries_needed(method, read.prompt_tokens));
     for (const Budget& budget : options_.budgets) {
       check_method(method, budget, {model_->shape(), model_->file().hash(), read.prompt_tokens});
     }
