@@ -23,10 +23,11 @@ struct CalibrateOptions {
 
 /// Runs the model over a text and averages its queries and keys before the rotation, per layer,
 /// head and band (core/calibration.h), and finds the main direction of its rotated queries.
-/// Streaming: memory is that of one piece, and 3,000 queries of every head. Sums in float64. Throws Error{usage} if the corpus has fewer than `least_tokens` tokens, or ids the
-/// model does not have; Error{failed} if the model computes numbers that are not finite. Paper:
-/// TriAttention, arXiv:2604.04921, section on calibration; its script un-rotates the queries it
-/// captures, as we do, but from bfloat16.
+/// Streaming: memory is that of one piece, and 3,000 queries of every head. Sums in float64. Throws
+/// Error{usage} if the corpus has fewer than `least_tokens` tokens, or ids the model does not have;
+/// Error{failed} if the model computes numbers that are not finite. Paper: TriAttention,
+/// arXiv:2604.04921, section on calibration; its script un-rotates the queries it captures, as we
+/// do, but from bfloat16.
 Calibration calibrate(const std::shared_ptr<const Model>& model, std::span<const std::int32_t> ids,
                       const CalibrateOptions& options);
 
