@@ -79,8 +79,8 @@ inline float stripe_softmax(float* logits, int keys, float& largest, float& sum,
 }
 
 /// output[row][channel .. channel + V * width) += weights[row] * values over the stripe.
-template <int R, int V>
-__attribute__((noinline)) void add_values(const float* weights, const float* values,
+template <int R, int V, typename T>
+__attribute__((noinline)) void add_values(const float* weights, const T* values,
                                           std::int64_t value_stride, int keys, float* output,
                                           std::int64_t output_stride, int count) {
   Floats sums[R][V];

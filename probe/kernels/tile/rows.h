@@ -52,36 +52,125 @@ inline void finish_logits(const RowTask& task, float* weight, int keys, int padd
   }
 }
 
+/// Sums of halves of a and b side by side, segment by segment: of vectors that hold `segments`
+/// keys each, one that holds twice as many.
+template <int Segments>
+inline __attribute__((always_inline)) Floats halve(Floats a, Floats b) {
+  constexpr int length = width / Segments;
+  constexpr int half = length / 2;
+#if defined(__clang__)
+  Floats sum;
+  for (int lane = 0; lane < width; ++lane) {
+    const Floats& from = lane < width / 2 ? a : b;
+    const int at = lane % (width / 2) / half * length + lane % half;
+    sum[lane] = from[at] + from[at + half];
+  }
+  return sum;
+#else
+  Ints low;
+  Ints high;
+  for (int lane = 0; lane < width; ++lane) {
+    low[lane] = lane % (width / 2) / half * length + lane % half + (lane < width / 2 ? 0 : width);
+    high[lane] = low[lane] + half;
+  }
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+#endif
+}
+
+/// Lane k is the sum of the lanes of vector k; `sums` [width] are overwritten.
+template <int Segments = 1>
+inline __attribute__((always_inline)) Floats sums_of_lanes(Floats* sums) {
+  KVSCOPE_UNROLL
+  for (int i = 0; i < width / Segments / 2; ++i) {
+    sums[i] = halve<Segments>(sums[2 * i], sums[2 * i + 1]);
+  }
+  if constexpr (2 * Segments < width) {
+    return sums_of_lanes<2 * Segments>(sums);
+  } else {
+    return sums[0];
+  }
+}
+
+/// Dot products of one query with `width` keys, which stay in the inner cache for the next query.
+template <typename T>
+inline Floats dots_of_block(const float* query, const T* keys, std::int64_t key_stride,
+                            int head_dim) {
+  Floats sums[width] = {};
+  for (int c = 0; c < head_dim; c += width) {
+    const Floats q = load(query + c);
+    KVSCOPE_UNROLL
+    for (int key = 0; key < width; ++key) {
+      sums[key] += q * load(keys + key * key_stride + c);
+    }
+  }
+  return sums_of_lanes(sums);
+}
+
+/// weights[head][key] = logits before cap and multiplicity.
+template <typename T>
+inline void row_dots(const RowTask& task, const T* keys_of_head, int keys) {
+  int i = 0;
+  for (; task.head_dim % width == 0 && i + width <= keys; i += width) {
+    const T* block = keys_of_head + (task.first_key + i) * task.key_stride;
+    for (int head = 0; head < task.group; ++head) {
+      store(task.weights + head * row_keys + i,
+            dots_of_block(task.queries + head * task.head_stride, block, task.key_stride,
+                          task.head_dim) *
+                task.rule.key_factor);
+    }
+  }
+  for (; i < keys; ++i) {
+    const T* key = keys_of_head + (task.first_key + i) * task.key_stride;
+    for (int head = 0; head < task.group; ++head) {
+      task.weights[head * row_keys + i] =
+          dot(task.queries + head * task.head_stride, key, task.head_dim) * task.rule.key_factor;
+    }
+  }
+}
+
+/// Adds the weighted values: heads and channels in registers where they come in whole vectors.
+template <typename T>
+inline void row_values(const RowTask& task, const T* values, int keys) {
+  static_assert(row_keys == stripe_keys, "add_values reads rows of weights that far apart");
+  constexpr int heads_at_once = 4;
+  const std::int64_t state_size = row_state + task.value_dim;
+  const int whole = task.value_dim / (2 * width) * 2 * width;
+  for (int head = 0; head < task.group; head += heads_at_once) {
+    const int count = task.group - head < heads_at_once ? task.group - head : heads_at_once;
+    for (int c = 0; c < whole; c += 2 * width) {
+      add_values<heads_at_once, 2>(task.weights + head * row_keys, values + c, task.value_stride,
+                                   keys, task.partial + head * state_size + row_state + c,
+                                   state_size, count);
+    }
+  }
+  for (int i = 0; whole < task.value_dim && i < keys; ++i) {
+    for (int head = 0; head < task.group; ++head) {
+      add_scaled(values + i * task.value_stride + whole, task.weights[head * row_keys + i],
+                 task.value_dim - whole, task.partial + head * state_size + row_state + whole);
+    }
+  }
+}
+
 /// K and V of the range are read once for the whole group.
 template <typename T>
 inline void rows_over(const RowTask& task, const T* keys_of_head, const T* values_of_head) {
   const int keys = task.end_key - task.first_key;
   const int padded = (keys + width - 1) / width * width;
-  float* weights = task.weights;
-  for (int i = 0; i < keys; ++i) {
-    const T* key = keys_of_head + (task.first_key + i) * task.key_stride;
-    for (int head = 0; head < task.group; ++head) {
-      weights[head * row_keys + i] =
-          dot(task.queries + head * task.head_stride, key, task.head_dim) * task.rule.key_factor;
-    }
-  }
+  row_dots(task, keys_of_head, keys);
   const std::int64_t state_size = row_state + task.value_dim;
   for (int head = 0; head < task.group; ++head) {
+    float* weights = task.weights + head * row_keys;
     float* state = task.partial + head * state_size;
     state[0] = no_key_yet;
     state[1] = state[2] = 0;
-    finish_logits(task, weights + head * row_keys, keys, padded);
-    stripe_softmax<true>(weights + head * row_keys, padded, state[0], state[1], state[2]);
+    finish_logits(task, weights, keys, padded);
+    stripe_softmax<true>(weights, padded, state[0], state[1], state[2]);
     for (int c = 0; c < task.value_dim; ++c) {
       state[row_state + c] = 0;
     }
   }
-  for (int i = 0; values_of_head != nullptr && i < keys; ++i) {
-    const T* value = values_of_head + (task.first_key + i) * task.value_stride;
-    for (int head = 0; head < task.group; ++head) {
-      add_scaled(value, weights[head * row_keys + i], task.value_dim,
-                 task.partial + head * state_size + row_state);
-    }
+  if (values_of_head != nullptr) {
+    row_values(task, values_of_head + task.first_key * task.value_stride, keys);
   }
 }
 
