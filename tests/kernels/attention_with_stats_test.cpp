@@ -167,8 +167,8 @@ TEST(AttentionWithStats, SlotsWithMultiplicitiesAndLengths) {
 
 TEST(AttentionWithStats, RefusesWhatDoesNotFit) {
   const Input input = make_input(cases()[1]);
-  EXPECT_THROW(attention_with_stats(input.queries, input.keys, values_of(input).narrow(1, 0, 8),
-                                    input.options),
+  EXPECT_THROW(attention_with_stats(input.queries, input.keys, values_of(input).narrow(1, 0, 8), {},
+                                    {}, input.options),
                Error);
   AttentionStatsOptions options = input.options;
   options.windows = {0};
