@@ -40,7 +40,8 @@ TEST_F(Baselines, ACaptureOfAllQueriesDecidesThemAll) {
   ASSERT_EQ(decide.status, 0) << decide.err;
   ASSERT_EQ(decide.json()["decisions"].size(), 15u);
   for (const auto& row : decide.json()["decisions"]) {
-    EXPECT_LT(row["kept_slots"].get<int>(), 2 * row["budget_slots"].get<int>()) << row;
+    const bool sized = !row["method"].get<std::string>().starts_with("simlayerkv");
+    EXPECT_TRUE(!sized || row["kept_slots"].get<int>() <= row["budget_slots"].get<int>()) << row;
     EXPECT_EQ(run(fmt::format("check '{}'", row["file"].get<std::string>())).status, 0) << row;
   }
 }
