@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +15,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
+#include <optional>
 
 #include "h5.h"
 #include "kvscope/core/error.h"
@@ -22,14 +27,25 @@
 namespace kvscope {
 namespace {
 
+/// A path or an error on its way between processes.
+constexpr std::size_t message_bytes = 16384;
+
+/// Whether HDF5 would find its signature, which may stand behind a block of the user's: at 0, 512,
+/// 1024, 2048...
 bool is_hdf5(const std::string& path) {
   std::error_code failure;
   if (!std::filesystem::is_regular_file(path, failure)) {
     return false;
   }
   std::array<char, 8> head{};
-  std::ifstream(path, std::ios::binary).read(head.data(), head.size());
-  return std::memcmp(head.data(), "\x89HDF\r\n\x1a\n", head.size()) == 0;
+  std::ifstream file(path, std::ios::binary);
+  for (std::streamoff at = 0; file.seekg(at).read(head.data(), head.size());
+       at = std::max<std::streamoff>(512, 2 * at)) {
+    if (std::memcmp(head.data(), "\x89HDF\r\n\x1a\n", head.size()) == 0) {
+      return true;
+    }
+  }
+  return false;
 }
 
 /// Bytes of address space this process has.
@@ -135,7 +151,7 @@ void check_one(const std::string& path) {
     throw;
   }
   ::close(ends[1]);
-  std::string bytes(16384, '\0');  // an error fits, and fits into a pipe
+  std::string bytes(message_bytes, '\0');  // an error fits, and fits into a pipe
   const ssize_t got = status == 0 ? 0 : ::read(ends[0], bytes.data(), bytes.size());
   ::close(ends[0]);
   if (status != 0) {
@@ -196,6 +212,131 @@ void check_isolated(const std::vector<std::string>& paths) {
       check_one(path);
     }
   }
+}
+
+struct FileChecker::Impl {
+  /// What a change of a file shows in.
+  struct Seen {
+    dev_t device = 0;
+    ino_t inode = 0;
+    off_t size = -1;
+    std::int64_t seconds = 0;
+    std::int64_t nanoseconds = 0;
+    bool operator==(const Seen&) const = default;
+  };
+  struct Result {
+    Seen seen;
+    std::optional<Error> error;
+  };
+
+  static Seen look(const std::string& path);
+  /// The process: checks each path it is sent and answers with a zero byte or an error.
+  [[noreturn]] static void serve(int socket);
+  std::optional<Error> ask(const std::string& path) const;
+
+  int socket = -1;
+  pid_t process = -1;
+  mutable std::mutex mutex;  ///< one question at a time
+  mutable std::map<std::string, Result> results;
+  mutable int checks = 0;
+};
+
+FileChecker::Impl::Seen FileChecker::Impl::look(const std::string& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) {
+    return {};
+  }
+  return {status.st_dev, status.st_ino, status.st_size, status.st_mtim.tv_sec,
+          status.st_mtim.tv_nsec};
+}
+
+void FileChecker::Impl::serve(int socket) {
+  std::vector<char> path(message_bytes);
+  while (true) {
+    const ssize_t got = ::recv(socket, path.data(), path.size(), 0);
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      _exit(0);  // whoever asked is gone
+    }
+    std::string answer(1, '\0');
+    try {
+      check_one(std::string(path.data(), static_cast<std::size_t>(got)));
+    } catch (const Error& error) {
+      answer += packed(error);
+    } catch (const std::exception& error) {
+      answer += packed(Error(ErrorCode::failed, error.what()));
+    }
+    if (::send(socket, answer.data(), answer.size(), MSG_NOSIGNAL) < 0) {
+      _exit(1);
+    }
+  }
+}
+
+std::optional<Error> FileChecker::Impl::ask(const std::string& path) const {
+  std::string answer(message_bytes, '\0');
+  const bool sent =
+      path.size() <= message_bytes && ::send(socket, path.data(), path.size(), MSG_NOSIGNAL) >= 0;
+  ssize_t got = -1;
+  while (sent && (got = ::recv(socket, answer.data(), answer.size(), 0)) < 0 && errno == EINTR) {
+  }
+  if (got <= 0) {
+    return Error(ErrorCode::failed, "the process that checks files is gone", path,
+                 "start the program again");
+  }
+  answer.resize(static_cast<std::size_t>(got));
+  return got > 1 ? std::optional(unpacked(answer.substr(1))) : std::nullopt;
+}
+
+FileChecker::FileChecker() : impl_(std::make_unique<Impl>()) {
+  std::array<int, 2> ends{};
+  KVSCOPE_CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0,
+                ErrorCode::io,
+                fmt::format("cannot make a pair of sockets: {}", std::strerror(errno)),
+                "the check of files", "close some files, or raise the limit of open files");
+  std::fflush(nullptr);
+  impl_->process = fork();
+  if (impl_->process == 0) {
+    ::close(ends[0]);
+    Impl::serve(ends[1]);
+  }
+  ::close(ends[1]);
+  impl_->socket = ends[0];
+  KVSCOPE_CHECK(impl_->process > 0, ErrorCode::io,
+                fmt::format("cannot start a process: {}", std::strerror(errno)),
+                "the check of files", "free memory or raise the limit of processes");
+}
+
+FileChecker::~FileChecker() {
+  if (impl_->socket >= 0) {
+    ::close(impl_->socket);  // the process ends
+  }
+  while (impl_->process > 0 && waitpid(impl_->process, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+void FileChecker::check(const std::vector<std::string>& paths) const {
+  const std::lock_guard lock(impl_->mutex);
+  for (const std::string& path : paths) {
+    if (!is_hdf5(path)) {
+      continue;
+    }
+    const Impl::Seen now = Impl::look(path);
+    const auto known = impl_->results.find(path);
+    if (known == impl_->results.end() || known->second.seen != now) {
+      ++impl_->checks;
+      impl_->results.insert_or_assign(path, Impl::Result{now, impl_->ask(path)});
+    }
+    if (const std::optional<Error>& error = impl_->results.at(path).error) {
+      throw Error(*error);
+    }
+  }
+}
+
+int FileChecker::checks() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->checks;
 }
 
 }  // namespace kvscope

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <future>
 
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/file_system.h"
@@ -167,6 +168,48 @@ TEST(Isolated, FilesAreCheckedFirstAndTheErrorIsWhole) {
   EXPECT_EQ(isolated.message(), direct.message());
   EXPECT_EQ(isolated.where(), direct.where());
   EXPECT_EQ(isolated.fix(), direct.fix());
+  // HDF5 also opens what has its signature behind the first 512 bytes, 1024, ...; we never write
+  // it.
+  for (const std::size_t block : {std::size_t{512}, std::size_t{4096}}) {
+    write_bytes(cut, std::string(block, 'x') + whole.substr(0, whole.size() / 2));
+    EXPECT_EQ(error_of([&] { check_isolated({cut}); }).code(), ErrorCode::unsupported);
+  }
+}
+
+/// Checked from threads, in processes that have none; once for each change of a file.
+TEST(Isolated, AFileThatChangesIsCheckedAgain) {
+  const Folder folder;
+  const std::string path = folder / "x.capture.h5";
+  write_sample_capture(path);
+  const std::string whole = read_bytes(path);
+  const FileChecker checker;
+  const auto ask = [&](const std::string& file) {
+    return std::async(std::launch::async, [&, file] { checker.check({file}); });
+  };
+  ask(path).get();
+  ask(path).get();
+  EXPECT_EQ(checker.checks(), 1) << "the file did not change";
+  write_bytes(path, whole.substr(0, whole.size() / 2));
+  const Error direct = error_of([&] { CaptureReader reader(path); });
+  for (int turn = 0; turn < 2; ++turn) {
+    const Error found = error_of([&] { ask(path).get(); });
+    EXPECT_EQ(found.code(), direct.code());
+    EXPECT_EQ(found.message(), direct.message());
+    EXPECT_EQ(found.where(), direct.where());
+  }
+  EXPECT_EQ(checker.checks(), 2) << "what was wrong is remembered";
+  write_bytes(path, whole);
+  std::vector<std::future<void>> together;
+  for (int thread = 0; thread < 8; ++thread) {
+    together.push_back(ask(path));
+  }
+  for (std::future<void>& one : together) {
+    one.get();
+  }
+  EXPECT_EQ(checker.checks(), 3) << "sound again";
+  write_bytes(folder / "text.txt", "no HDF5");
+  checker.check({folder / "text.txt", folder / "absent.h5", ""});
+  EXPECT_EQ(checker.checks(), 3);
 }
 
 }  // namespace

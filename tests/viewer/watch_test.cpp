@@ -128,5 +128,39 @@ TEST(Watch, OtherFilesAreReadWhenTheyAreReplaced) {
   EXPECT_EQ(scene->token_count(), 8);
 }
 
+/// What takes the place of a file that is shown may be anything: it ends in an error, and a sound
+/// file is shown again. Some of these crash HDF5 1.10 itself.
+TEST(Watch, DamagedFilesAreOpenedElsewhereFirst) {
+  const test::Folder folder;
+  const std::string path = folder / "x.capture.h5";
+  test::write_sample_capture(path);
+  const std::string whole = test::read_bytes(path);
+  const FileChecker checker;
+  Watch watch({path}, &checker);
+  std::uint64_t random = 3;
+  const auto draw = [&](std::size_t bound) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<std::size_t>(random >> 33) % bound;
+  };
+  int refused = 0;
+  for (int round = 0; round < 20; ++round) {
+    std::string bytes = whole;
+    for (int change = 0; change < 200; ++change) {
+      bytes[draw(bytes.size())] = static_cast<char>(draw(256));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // another time stamp
+    test::write_bytes(path, bytes);
+    try {
+      EXPECT_TRUE(next_scene(watch, soon)) << round;
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 10);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  test::write_bytes(path, whole);
+  EXPECT_TRUE(next_scene(watch, soon)) << "a sound file again";
+}
+
 }  // namespace
 }  // namespace kvscope::gui

@@ -48,7 +48,10 @@ std::vector<StepChoices> read_choices(const CaptureReader& reader) {
   return choices;
 }
 
-Scene read_all(const std::vector<std::string>& paths) {
+Scene read_all(const std::vector<std::string>& paths, const FileChecker* checker) {
+  if (checker != nullptr) {
+    checker->check(paths);
+  }
   std::optional<CaptureIndex> capture;
   TokenTable tokens;
   std::vector<Decision> decisions;
@@ -95,8 +98,12 @@ Scene read_all(const std::vector<std::string>& paths) {
   return scene;
 }
 
-AttentionTile read_attention(const CaptureIndex& capture, int layer, int query_head) {
+AttentionTile read_attention(const CaptureIndex& capture, int layer, int query_head,
+                             const FileChecker* checker) {
   KVSCOPE_CHECK(!capture.path.empty(), ErrorCode::usage, "no capture is open");
+  if (checker != nullptr) {
+    checker->check({capture.path});
+  }
   const CaptureReader reader(capture.path);
   require_all_heads(reader.index());
   const std::int64_t dim = capture.shape.head_dim;
@@ -123,12 +130,15 @@ AttentionTile read_attention(const CaptureIndex& capture, int layer, int query_h
 
 }  // namespace
 
-std::future<AttentionTile> load_attention(const CaptureIndex& capture, int layer, int query_head) {
-  return std::async(std::launch::async, [=] { return read_attention(capture, layer, query_head); });
+std::future<AttentionTile> load_attention(const CaptureIndex& capture, int layer, int query_head,
+                                          const FileChecker* checker) {
+  return std::async(std::launch::async,
+                    [=] { return read_attention(capture, layer, query_head, checker); });
 }
 
-std::future<Scene> load_scene(std::vector<std::string> paths) {
-  return std::async(std::launch::async, [paths = std::move(paths)] { return read_all(paths); });
+std::future<Scene> load_scene(std::vector<std::string> paths, const FileChecker* checker) {
+  return std::async(std::launch::async,
+                    [paths = std::move(paths), checker] { return read_all(paths, checker); });
 }
 
 }  // namespace kvscope::gui

@@ -149,8 +149,8 @@ void make_folder(const std::string& path) {
 
 int show(const Options& options) {
   const std::vector<const Panel*> only = panels_named(options.panels);
-  check_isolated(options.files);
-  std::future<Scene> loading = load_scene(options.files);
+  const FileChecker checker;  // before there are threads
+  std::future<Scene> loading = load_scene(options.files, &checker);
   if (options.checks) {
     return print_checks(loading.get());
   }
@@ -166,11 +166,12 @@ int show(const Options& options) {
     viewer.run(command);
   }
   viewer.follow(options.follow);
+  viewer.use(&checker);
   if (only.size() > 1) {
     make_folder(options.render);
   }
   if (options.render.empty() && options.backend != "null") {
-    Watch watch(options.files);
+    Watch watch(options.files, &checker);
     while (!viewer.wants_to_quit() && backend->begin_frame()) {
       draw_frame(viewer, *backend);
       reread(watch, viewer);

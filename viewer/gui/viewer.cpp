@@ -34,9 +34,8 @@ Viewer::Viewer(Scene scene, State state, Backend& backend, float scale, std::str
       scale_(std::clamp(scale, least_scale, most_scale)) {}
 
 Ui Viewer::ui(State& wanted) {
-  return {scene_,   state_,   wanted,
-          backend_, caches_,  bookmarks_,
-          what_if_, command_, state_.theme != "light",
+  return {scene_,     state_,   wanted,   backend_, caches_,
+          bookmarks_, what_if_, command_, checker_, state_.theme != "light",
           scale_};
 }
 

@@ -10,6 +10,7 @@
 #include "kvscope/scene/commands.h"
 #include "kvscope/scene/palette.h"
 #include "kvscope/scene/scene.h"
+#include "kvscope/storage/isolated.h"
 #include "what_if.h"
 
 namespace kvscope::gui {
@@ -23,7 +24,8 @@ struct Ui {
   Caches& caches;
   std::vector<Bookmark>& bookmarks;
   WhatIf& what_if;
-  std::string& command;  ///< id of a command to run after this frame
+  std::string& command;                  ///< id of a command to run after this frame
+  const FileChecker* checker = nullptr;  ///< of files that are opened again; may be null
   bool dark = true;
   float em = 1;  ///< pixels of a length that is 1 at the usual text size of 15
 
@@ -81,6 +83,8 @@ class Viewer {
   /// goes to the newest token.
   void replace(Scene scene);
   void follow(bool on) { following_ = on; }
+  /// Files go through `checker` before they are opened again; it must outlive the viewer.
+  void use(const FileChecker* checker) { checker_ = checker; }
   /// Shows this panel alone, over the whole picture; null = all of the layout again.
   void show_only(const Panel* panel) { only_ = panel; }
   void say(const std::string& message) { message_ = message; }
@@ -109,6 +113,7 @@ class Viewer {
   std::unique_ptr<DecideJob> job_;
   std::vector<State> past_;
   std::vector<State> future_;
+  const FileChecker* checker_ = nullptr;
   const Panel* only_ = nullptr;
   std::string docked_layout_;
   std::string theme_;

@@ -48,7 +48,8 @@ bool ready(Ui& ui, int query_head) {
   }
   if (cache.shown != key && cache.asked != key) {
     cache.asked = key;
-    cache.loading = load_attention(ui.scene.capture, ui.scene.layer_of(ui.state.layer), query_head);
+    cache.loading =
+        load_attention(ui.scene.capture, ui.scene.layer_of(ui.state.layer), query_head, ui.checker);
   }
   return cache.shown == key;
 }

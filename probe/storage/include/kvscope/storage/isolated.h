@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -30,5 +31,26 @@ int run_isolated(const std::string& path, const std::function<int()>& read,
 /// dataset are read, other files whole: costs little beside reading them. Files that are not HDF5,
 /// and names of no file, are passed over.
 void check_isolated(const std::vector<std::string>& paths);
+
+/// `check_isolated` for a program with threads, at any time and from any of them: the checks run in
+/// a process that was started before there were threads, each in a child of its own. A file that
+/// did not change since (device, inode, size, time) is not checked again; what was wrong with it is
+/// thrown again. A file may still change between its check and its reading.
+class FileChecker {
+ public:
+  /// Starts the process; to be called before this one has threads. Throws Error{io}.
+  FileChecker();
+  ~FileChecker();
+  FileChecker(const FileChecker&) = delete;
+  FileChecker& operator=(const FileChecker&) = delete;
+
+  void check(const std::vector<std::string>& paths) const;
+  /// Checks made so far; those of unchanged files are none.
+  int checks() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace kvscope
