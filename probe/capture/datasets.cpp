@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <iterator>
 
+#include "group_planes.h"
 #include "hook_datasets.h"
 #include "kvscope/capture/request.h"
 #include "kvscope/core/error.h"
+#include "logit_rows.h"
 #include "map_reductions.h"
+#include "sampled_sum.h"
 #include "segments.h"
 #include "snapshots.h"
 
@@ -45,6 +48,7 @@ class SpecList {
     if (request_.profile != Profile::window) {
       columns();
     }
+    sampled();
     plane("self_check", {layers_, query_heads_}, "1",
           "residual of the built-in check: attention sums against the number of queries",
           "|sum_j attention_sum_j - queries| / queries", {"layer", "query_head"})
@@ -158,6 +162,18 @@ class SpecList {
     query_plane("attention_sum_squares", "attention^2", "squared attention received, summed",
                 "sum_i p_ij^2", "all prompt queries")
         .shape[2] = planned;
+  }
+
+  void sampled() {
+    if (request_.sample_queries > 0) {
+      const detail::QuerySample sample = detail::sample_of(request_, tokens_);
+      query_plane("attention_sum_sampled", "attention",
+                  "attention received, summed over sampled queries",
+                  "sum_{i in W} p_ij; times `stride` it estimates attention_sum",
+                  fmt::format("W: query {} and every {}th after it, {} of {} prompt queries",
+                              sample.first, sample.stride, sample.count, tokens_))
+          .numbers = {{"stride", sample.stride}, {"offset", sample.first}};
+    }
   }
 
   /// What is kept of whole maps.
@@ -366,7 +382,12 @@ std::vector<DatasetSpec> capture_datasets(const CaptureRequest& request, const M
                     (request.windows.empty() || request.windows.front() > 0),
                 ErrorCode::usage, "observation windows must be positive and ascend", "--window");
   std::vector<DatasetSpec> specs = SpecList(request, shape, prompt_tokens, cache_type).build();
-  for (const auto& more : {detail::hook_datasets, detail::snapshot_datasets}) {
+  const auto kv_heads = std::ssize(choose(request, shape, prompt_tokens).kv_heads);
+  for (DatasetSpec& spec : detail::group_datasets(specs, request, kv_heads)) {
+    specs.push_back(std::move(spec));
+  }
+  for (const auto& more :
+       {detail::hook_datasets, detail::snapshot_datasets, detail::logit_datasets}) {
     for (DatasetSpec& spec : more(request, shape, prompt_tokens, cache_type)) {
       specs.push_back(std::move(spec));
     }

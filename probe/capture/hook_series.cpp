@@ -9,6 +9,7 @@
 
 #include "chosen_rows.h"
 #include "hook_datasets.h"
+#include "kvscope/storage/capture_reader.h"
 
 namespace kvscope::detail {
 
@@ -36,7 +37,7 @@ at::Tensor HookSeries::chosen_heads(HookPoint point, const at::Tensor& tensor) c
   }
 }
 
-void HookSeries::add_prompt(HookPoint point, int layer, int first_token, const at::Tensor& tensor) {
+void HookSeries::put_rows(const std::string& dataset, int first_token, const at::Tensor& tensor) {
   const std::int64_t axis = tensor.dim() - 2;
   const std::int64_t rows = tensor.size(axis);
   const std::vector<int>& tokens = choice_.hook_tokens;
@@ -48,12 +49,20 @@ void HookSeries::add_prompt(HookPoint point, int layer, int first_token, const a
   std::vector<int> local;
   std::transform(first, last, std::back_inserter(local),
                  [first_token](int token) { return token - first_token; });
-  at::Tensor chosen = chosen_rows(chosen_heads(point, tensor), axis, local);
+  at::Tensor chosen = chosen_rows(tensor, axis, local);
   chosen = chosen.to(at::kCPU, at::kFloat, false, true).contiguous();
   std::vector<std::int64_t> offset(static_cast<std::size_t>(chosen.dim()), 0);
   offset[static_cast<std::size_t>(axis)] = first - tokens.begin();
   std::vector<std::int64_t> count = chosen.sizes().vec();
-  thread_.put(hook_dataset(point, layer), std::move(offset), std::move(count), std::move(chosen));
+  thread_.put(dataset, std::move(offset), std::move(count), std::move(chosen));
+}
+
+void HookSeries::add_prompt(HookPoint point, int layer, int first_token, const at::Tensor& tensor) {
+  put_rows(hook_dataset(point, layer), first_token, chosen_heads(point, tensor));
+}
+
+void HookSeries::add_keys_gradient(int layer, const at::Tensor& gradient) {
+  put_rows(layer_dataset(layer, "keys_gradient"), 0, chosen_rows(gradient, 0, choice_.kv_heads));
 }
 
 void HookSeries::add_step(HookPoint point, int row, const at::Tensor& tensor) {

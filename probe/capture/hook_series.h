@@ -22,6 +22,8 @@ class HookSeries {
   /// `tensor` [n, columns] or [heads, n, head_dim] of tokens first_token, ...; valid during the
   /// call only.
   void add_prompt(HookPoint point, int layer, int first_token, const at::Tensor& tensor);
+  /// d loss / d keys before RoPE of the whole prompt, [kv_heads, prompt_tokens, head_dim].
+  void add_keys_gradient(int layer, const at::Tensor& gradient);
   /// The step's one row of `tensor`; `row`: index of the layer among the captured ones, any for a
   /// point of the model.
   void add_step(HookPoint point, int row, const at::Tensor& tensor);
@@ -29,6 +31,8 @@ class HookSeries {
   void end_step(int series_row);
 
  private:
+  /// Writes the chosen rows of `tensor`, whose heads are chosen already.
+  void put_rows(const std::string& dataset, int first_token, const at::Tensor& tensor);
   at::Tensor chosen_heads(HookPoint point, const at::Tensor& tensor) const;
 
   const CaptureRequest& request_;

@@ -9,6 +9,7 @@
 
 #include "chosen_rows.h"
 #include "datasets.h"
+#include "group_planes.h"
 #include "kvscope/core/log.h"
 #include "kvscope/kernels/projected_norms.h"
 #include "kvscope/storage/capture_reader.h"
@@ -24,6 +25,12 @@ void PromptPlanes::put_plane(const std::string& name, int row, const at::Tensor&
                              Heads heads) {
   const at::Tensor plane = chosen_rows(values, 0, chosen(heads));
   thread_.put("reduce/" + name, {row, 0, first}, {1, plane.size(0), plane.size(1)}, plane);
+  if (heads == Heads::query && has_group_variant(name)) {
+    for (const GroupReduce reduce : request_.group_reduces) {
+      put_plane(group_variant(reduce, name), row,
+                reduced_over_group(values, reduce, index_.shape.kv_heads), first, Heads::kv);
+    }
+  }
 }
 
 void PromptPlanes::put_tensor(const char* name, int layer, const at::Tensor& values,
@@ -116,6 +123,14 @@ void PromptPlanes::put_pooled(int layer, int row) {
   open_maps_.erase(found);
 }
 
+void PromptPlanes::put_sampled(int layer, int row) {
+  if (const auto found = open_samples_.find(layer); found != open_samples_.end()) {
+    put_plane("attention_sum_sampled", row, found->second.sum());
+    check_layer(found->second.self_check(), layer);
+    open_samples_.erase(found);
+  }
+}
+
 void PromptPlanes::put_maps(const LayerRecord& record, const at::Tensor& lse) {
   AttentionStatsOptions options;
   options.scale = index_.shape.attention_scale;
@@ -141,7 +156,9 @@ void PromptPlanes::put_maps(const LayerRecord& record, const at::Tensor& lse) {
 void PromptPlanes::check_layer(const at::Tensor& residual, int layer) {
   const double worst = residual.max().item<double>();
   if (!(worst <= largest_residual)) {
-    failed_layers_.push_back(layer);
+    if (failed_layers_.empty() || failed_layers_.back() != layer) {
+      failed_layers_.push_back(layer);
+    }
     log_warning(
         fmt::format("layer {}: attention sums miss the number of queries by {:.2g}", layer, worst));
   }
@@ -161,6 +178,7 @@ void PromptPlanes::finish_layer(const LayerRecord& record, const PrefillStatisti
   check_layer(statistics.self_check, record.layer);
   put_norms(record, row);
   put_pooled(record.layer, row);
+  put_sampled(record.layer, row);
   if (stores_tensors()) {
     put_tensor("keys", record.layer, record.keys, 0, Heads::kv);
     put_tensor("values", record.layer, record.values, 0, Heads::kv);
@@ -189,6 +207,12 @@ bool PromptPlanes::add(const LayerRecord& record, int row, const LayerEnd& end) 
   }
   if (request_.top_keys > 0 || request_.pooled_block > 0 || segments_.defined()) {
     reduce_maps(record, statistics.chunk_lse, row);
+  }
+  if (request_.sample_queries > 0) {
+    const QuerySample sample = sample_of(request_, index_.prompt_tokens);
+    open_samples_
+        .try_emplace(record.layer, index_.shape, record.layer, sample, index_.prompt_tokens)
+        .first->second.add(record, statistics.chunk_lse);
   }
   if (request_.attention_maps) {
     put_maps(record, statistics.chunk_lse);

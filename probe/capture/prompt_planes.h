@@ -11,6 +11,7 @@
 #include "kvscope/capture/recorder.h"
 #include "map_reductions.h"
 #include "prefill_statistics.h"
+#include "sampled_sum.h"
 #include "writer_thread.h"
 
 namespace kvscope::detail {
@@ -56,7 +57,8 @@ class PromptPlanes {
   const std::vector<int>& chosen(Heads heads) const {
     return heads == Heads::query ? choice_.query_heads : choice_.kv_heads;
   }
-  /// Writes [heads, columns] as columns first.. of one layer's plane.
+  /// Writes [heads, columns] as columns first.. of one layer's plane, and of what the request has
+  /// of it by KV head.
   void put_plane(const std::string& name, int row, const at::Tensor& values, int first = 0,
                  Heads heads = Heads::query);
   /// Writes [heads, rows, columns] as rows first.. of one of the layer's tensors.
@@ -67,6 +69,7 @@ class PromptPlanes {
   void put_queries(const LayerRecord& record);
   void reduce_maps(const LayerRecord& record, const at::Tensor& lse, int row);
   void put_pooled(int layer, int row);
+  void put_sampled(int layer, int row);
   void put_maps(const LayerRecord& record, const at::Tensor& lse);
   void finish_layer(const LayerRecord& record, const PrefillStatistics& statistics, int row);
   void check_layer(const at::Tensor& residual, int layer);
@@ -80,6 +83,7 @@ class PromptPlanes {
   OfLayer output_weights_;
   at::Tensor segments_;  ///< [prompt_tokens, segments] of 0 and 1, or undefined
   std::map<int, MapReductions> open_maps_;
+  std::map<int, SampledSum> open_samples_;
   std::map<int, PrefillStatistics> open_;  ///< layers between their first and last chunk
   std::vector<int> failed_layers_;
 };

@@ -70,7 +70,7 @@ CaptureTime estimate_time(const RunWork& work, const CapturePrice& price,
                           const ComputeRates& rates) {
   CaptureTime time;
   time.prompt = work.prompt_flop / rates.flop_per_second;
-  time.statistics = price.extra_flop / rates.flop_per_second;
+  time.statistics = price.extra_flop / rates.flop_per_second + price.extra_passes * time.prompt;
   time.decode = work.steps * work.step_bytes / rates.bytes_per_second;
   return time;
 }

@@ -13,6 +13,7 @@
 #include "finite_check.h"
 #include "hook_series.h"
 #include "kvscope/core/error.h"
+#include "logit_rows.h"
 #include "lost_mass.h"
 #include "prompt_planes.h"
 #include "segments.h"
@@ -81,6 +82,7 @@ struct Recorder::Impl {
         planes(request, index, choice, thread, finite, factor, std::move(weights), segments),
         decode(request, index, choice, thread, factor, segments),
         hooks(request, choice, thread),
+        logits(request, index, choice, thread),
         snapshots(request, index, choice, thread) {
     if (request.evicted_mass) {
       lost.emplace(index);
@@ -123,6 +125,7 @@ struct Recorder::Impl {
   detail::StepAttentions attention;
   detail::DecodeSeries decode;
   detail::HookSeries hooks;
+  detail::LogitRows logits;
   detail::Snapshots snapshots;
   std::optional<detail::LostMass> lost;
   std::chrono::steady_clock::time_point committed = std::chrono::steady_clock::now();
@@ -151,6 +154,18 @@ AttentionWanted Recorder::wanted(int step, int first_query, int rows) const {
   AttentionWanted wanted = AttentionWanted::nothing();
   wanted.entropy = wanted.last_query = impl.series_row(step) >= 0 || impl.snapshots.any();
   return wanted;
+}
+
+bool Recorder::wants_keys_gradient() const {
+  return impl_->request.keys_gradient;
+}
+
+void Recorder::keys_gradient(int layer, const at::Tensor& gradient) {
+  Impl& impl = *impl_;
+  if (impl.request.keys_gradient && impl.row_of(layer) >= 0) {
+    impl.finite.see(gradient, "gradients of keys", layer, 0);
+    impl.hooks.add_keys_gradient(layer, gradient);
+  }
 }
 
 bool Recorder::wants_hooks(int step) const {
@@ -191,6 +206,9 @@ void Recorder::prefill_layer(const LayerRecord& record) {
       impl.lost->add_prompt(row, whole.keys);
     }
   };
+  if (impl.request.logit_maps && impl.choice.steps.prompt) {
+    impl.logits.add_prompt(record);
+  }
   if (impl.planes.add(record, row, end)) {
     impl.open_row = row;
     if (impl.request.hooks.empty()) {
@@ -229,6 +247,9 @@ void Recorder::decode_layer(int step, const LayerRecord& record) {
   impl.snapshots.add_step(step, row, record, attention);
   if (series_row >= 0) {
     impl.decode.add_layer(series_row, row, record, attention);
+    if (impl.request.logit_maps) {
+      impl.logits.add_step(series_row, row, record);
+    }
     if (lost.defined()) {
       impl.decode.set_evicted_mass(row, lost);
     }

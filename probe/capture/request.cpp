@@ -29,6 +29,32 @@ std::int64_t element_bytes(ElementType type) {
   }
 }
 
+/// What rows of logits, sampled queries and gradients cost beyond the disk.
+void add_rows(CapturePrice& price, const CaptureRequest& request, const CaptureChoice& choice,
+              const ModelShape& shape, std::int64_t tokens) {
+  // Q K of `queries` rows, each over half of the prompt on average.
+  const auto products = [&](double heads, double queries) {
+    return static_cast<double>(choice.layers.size()) * heads * queries *
+           static_cast<double>(tokens) * shape.head_dim;
+  };
+  if (request.logit_maps) {
+    price.extra_flop += products(static_cast<double>(choice.query_heads.size()),
+                                 static_cast<double>(choice.hook_tokens.size()));
+    price.memory_bytes += 2 * 256 * tokens * 4;
+  }
+  if (request.sample_queries > 0) {
+    price.extra_flop +=
+        products(shape.query_heads, static_cast<double>(tokens) / request.sample_queries);
+    price.memory_bytes += (2 * 64 + shape.query_heads) * tokens * 4;
+  }
+  if (request.keys_gradient) {  // forward, back, and what the way back needs of each layer
+    price.extra_passes += 3;
+    const std::int64_t width = std::int64_t{shape.query_heads} * shape.head_dim;
+    price.memory_bytes += tokens * 4 * shape.layers * (shape.hidden_dim + 2 * width);
+    price.memory_bytes += tokens * 4 * shape.hidden_dim * 12;
+  }
+}
+
 }  // namespace
 
 CaptureChoice choose(const CaptureRequest& request, const ModelShape& shape, int prompt_tokens) {
@@ -41,13 +67,22 @@ CaptureChoice choose(const CaptureRequest& request, const ModelShape& shape, int
   choice.kv_heads = select_numbers(request.kv_heads, shape.kv_heads, "--kv-heads");
   choice.steps = select_steps(request.steps, request.new_tokens);
   const bool tensors = request.profile == Profile::qkv || request.profile == Profile::full;
+  bool rows = request.logit_maps || request.keys_gradient;
   for (const HookPoint point : request.hooks) {
     KVSCOPE_CHECK(tensors || detail::stores_hook_rows(point), ErrorCode::usage,
                   fmt::format("'{}' is what profile qkv stores", hook_name(point)), "--hooks",
                   "add --profile qkv (--layers and the head flags make it smaller)");
-    if (choice.steps.prompt && detail::stores_hook_rows(point) && choice.hook_tokens.empty()) {
-      choice.hook_tokens = select_numbers(request.hook_tokens, prompt_tokens, "--hook-tokens");
-    }
+    rows = rows || detail::stores_hook_rows(point);
+  }
+  if (rows && choice.steps.prompt) {
+    choice.hook_tokens = select_numbers(request.hook_tokens, prompt_tokens, "--hook-tokens");
+  }
+  if (request.keys_gradient) {
+    KVSCOPE_CHECK(choice.steps.prompt, ErrorCode::usage,
+                  "gradients of keys are those of the prompt's loss", "--steps",
+                  "keep step 0, or leave keys_gradient out of --hooks");
+    KVSCOPE_CHECK(prompt_tokens > 1, ErrorCode::usage, "one token predicts none after it",
+                  "--hooks keys_gradient", "give a prompt of at least two tokens");
   }
   if (request.snapshots != "none") {
     choice.snapshots = select_numbers(request.snapshots, request.new_tokens + 1, "--snapshots");
@@ -97,6 +132,7 @@ CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shap
                         static_cast<double>(tokens) * shape.head_dim;
     price.memory_bytes += 2 * 512 * tokens * 4;
   }
+  add_rows(price, request, choice, shape, prompt_tokens);
   return price;
 }
 
@@ -105,13 +141,18 @@ std::string request_json(const CaptureRequest& request) {
   for (const HookPoint point : request.hooks) {
     hooks += fmt::format("{}\"{}\"", hooks.empty() ? "" : ",", hook_name(point));
   }
+  std::string groups;
+  for (const GroupReduce reduce : request.group_reduces) {
+    groups += fmt::format("{}\"{}\"", groups.empty() ? "" : ",", group_reduce_name(reduce));
+  }
   return fmt::format(
-      R"({{"profile":"{}","windows":[{}],"layers":[{}],"query_heads":"{}","kv_heads":"{}","steps":"{}","hooks":[{}],"hook_tokens":"{}","head_output_norm":{},"received_by_segment":{},"attention_row":{},"evicted_mass":{},"snapshots":"{}","stored_queries":{},"new_tokens":{},"attention_maps":{},"top_keys":{},"pooled_block":{},"compress":{},"never_drop":{},"drop_bulk":{},"live":{}}})",
+      R"({{"profile":"{}","windows":[{}],"layers":[{}],"query_heads":"{}","kv_heads":"{}","steps":"{}","hooks":[{}],"hook_tokens":"{}","head_output_norm":{},"received_by_segment":{},"attention_row":{},"evicted_mass":{},"snapshots":"{}","stored_queries":{},"new_tokens":{},"attention_maps":{},"logits_attention":{},"keys_gradient":{},"group_reduce":[{}],"sample_queries":{},"seed":{},"top_keys":{},"pooled_block":{},"compress":{},"never_drop":{},"drop_bulk":{},"live":{}}})",
       profile_name(request.profile), fmt::join(request.windows, ","),
       fmt::join(request.layers, ","), request.query_heads, request.kv_heads, request.steps, hooks,
       request.hook_tokens, request.head_output_norm, request.received_by_segment,
       request.attention_row, request.evicted_mass, request.snapshots, request.stored_queries,
-      request.new_tokens, request.attention_maps, request.top_keys, request.pooled_block,
+      request.new_tokens, request.attention_maps, request.logit_maps, request.keys_gradient, groups,
+      request.sample_queries, request.seed, request.top_keys, request.pooled_block,
       request.compress, request.never_drop, request.drop_bulk, request.live);
 }
 

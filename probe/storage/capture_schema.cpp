@@ -77,6 +77,7 @@ const std::vector<Rule>& reduce_rules() {
       {"attention_sum", {layers, query_heads, planned}},
       {"attention_max", {layers, query_heads, planned}},
       {"attention_sum_squares", {layers, query_heads, planned}},
+      {"attention_sum_sampled", {layers, query_heads, prompt}},
       {"window_sum", {layers, query_heads, prompt}},
       {"window_sum_squares", {layers, query_heads, prompt}},
       {"window_max", {layers, query_heads, prompt}},
@@ -96,6 +97,18 @@ const std::vector<Rule>& reduce_rules() {
   return rules;
 }
 
+/// Planes of attention by KV head: "reduce/group_mean/attention_sum".
+const std::vector<Rule>& group_rules() {
+  static const std::vector<Rule> rules = [] {
+    std::vector<Rule> by_kv_head = reduce_rules();
+    for (Rule& rule : by_kv_head) {
+      std::replace(rule.axes.begin(), rule.axes.end(), query_heads, kv_heads);
+    }
+    return by_kv_head;
+  }();
+  return rules;
+}
+
 const std::vector<Rule>& layer_rules() {
   static const std::vector<Rule> rules =
       with_hooks({{"keys", {kv_heads, prompt, head_dim}},
@@ -103,7 +116,9 @@ const std::vector<Rule>& layer_rules() {
                   {"values", {kv_heads, prompt, head_dim}},
                   {"queries", {query_heads, stored, head_dim}},
                   {"output_factor", {query_heads, head_dim, head_dim}},
-                  {"attention", {query_heads, prompt, prompt}}},
+                  {"attention", {query_heads, prompt, prompt}},
+                  {"logits_attention", {query_heads, hooked, prompt}},
+                  {"keys_gradient", {kv_heads, hooked, head_dim}}},
                  false, false);
   return rules;
 }
@@ -133,7 +148,8 @@ const std::vector<Rule>& step_rules() {
                   {"queries", {steps, layers, query_heads, head_dim}},
                   {"keys", {steps, layers, kv_heads, head_dim}},
                   {"values", {steps, layers, kv_heads, head_dim}},
-                  {"attention_row", {steps, layers, query_heads, planned}}},
+                  {"attention_row", {steps, layers, query_heads, planned}},
+                  {"logits_attention", {steps, layers, query_heads, planned}}},
                  false, true);
   return rules;
 }
@@ -199,7 +215,9 @@ std::string text_of(const Rule& rule, const CaptureIndex& index) {
 
 const Rule* find_rule(std::string_view path) {
   std::span<const Rule> rules;
-  if (path.starts_with("reduce/")) {
+  if (path.starts_with("reduce/group_")) {
+    rules = group_rules();
+  } else if (path.starts_with("reduce/")) {
     rules = reduce_rules();
   } else if (path.starts_with("layers/")) {
     rules = layer_rules();
@@ -243,6 +261,17 @@ std::string how_to_capture(const std::string& dataset) {
         point != HookPoint::values && point != HookPoint::keys_pre_rope) {
       return "capture again with --hooks " + name;
     }
+  }
+  for (const char* rows : {"logits_attention", "keys_gradient"}) {
+    if (name == rows) {
+      return fmt::format("capture again with --hooks {}", rows);
+    }
+  }
+  if (dataset.starts_with("reduce/group_")) {
+    return "capture again with --group-reduce " + dataset.substr(13, dataset.find('/', 13) - 13);
+  }
+  if (name == "attention_sum_sampled") {
+    return "capture again with --sample-queries K";
   }
   for (const char* reduction :
        {"head_output_norm", "received_by_segment", "attention_row", "evicted_mass"}) {

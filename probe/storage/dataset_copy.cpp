@@ -94,9 +94,11 @@ DatasetSpec spec_of(hid_t file, const std::string& path) {
   spec.queries = get_text(dataset, "queries");
   spec.group_reduce = get_text(dataset, "group_reduce");
   spec.kernel = get_text(dataset, "kernel");
-  const std::int64_t first_query = get_number(dataset, "first_query", -1);
-  if (first_query >= 0) {
-    spec.numbers = {{"first_query", first_query}};
+  for (const char* name : {"first_query", "stride", "offset"}) {
+    const std::int64_t number = get_number(dataset, name, -1);
+    if (number >= 0) {
+      spec.numbers.emplace_back(name, number);
+    }
   }
   return spec;
 }

@@ -54,8 +54,9 @@ bool in_profile(const std::string& path, Profile profile) {
   }
   constexpr std::string_view columns[] = {"reduce/attention_sum", "reduce/attention_max",
                                           "reduce/attention_sum_squares", "reduce/entropy"};
+  const std::string plane = path.starts_with("reduce/group_") ? "reduce/" + name : path;
   return profile != Profile::window ||
-         std::count(std::begin(columns), std::end(columns), path) == 0;
+         std::count(std::begin(columns), std::end(columns), plane) == 0;
 }
 
 /// The cut, worked out for one file.

@@ -74,6 +74,7 @@ inline std::unique_ptr<LiveRun> record(const std::string& path, const CaptureReq
       path, request, index_for(*model, prompt, request), prompt,
       [&](int layer) { return model->output_factor(layer); },
       [&](int layer) { return model->output_weights(layer); });
+  record_keys_gradient(*run, recorder);
   run->prefill(true, &recorder);
   recorder.prefill_logits(run->logits());
   std::unique_ptr<LiveRun> after_prompt = run->fork();

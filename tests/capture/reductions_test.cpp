@@ -53,6 +53,9 @@ class Reductions : public testing::TestWithParam<bool> {
     request_.hooks = {HookPoint::attention_output};
     request_.head_output_norm = request_.received_by_segment = true;
     request_.attention_row = request_.evicted_mass = true;
+    request_.logit_maps = true;
+    request_.sample_queries = 3;
+    request_.group_reduces = {GroupReduce::mean, GroupReduce::sum, GroupReduce::max};
     request_.snapshots = "0,2,5";
     const TokenTable prompt = asked_prompt(prompt_tokens, 4);
     model_ = fake_model();
@@ -191,6 +194,59 @@ TEST_P(Reductions, RowsOfStepsAreTheSoftmaxOverWhatTheCacheHolds) {
       }
     }
   }
+}
+
+TEST_P(Reductions, LogitsOfStepsAreThoseOfWhatTheCacheHolds) {
+  const auto rows = whole("steps/logits_attention");
+  for (int step = 1; step <= new_tokens; ++step) {
+    for (int layer = 0; layer < 2; ++layer) {
+      for (int head = 0; head < 4; ++head) {
+        const auto weight = weights(step, layer, head);
+        const int row = ((step - 1) * 2 + layer) * 4 + head;
+        for (int token = 0; token < planned; ++token) {
+          const float s = rows[static_cast<std::size_t>(row * planned + token)];
+          if (token >= prompt_tokens + step) {
+            EXPECT_TRUE(std::isnan(s)) << "not seen yet";
+          } else if (!holds(head / 2, token)) {
+            EXPECT_EQ(s, -std::numeric_limits<float>::infinity());
+          } else {
+            EXPECT_NEAR(s, std::log(weight[static_cast<std::size_t>(token)]), 2e-5) << token;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Reductions, GroupsAreJoinedAsTheyAreNamed) {
+  int planes = 0;
+  for (const std::string& name : reader_->datasets()) {
+    if (!name.starts_with("reduce/group_")) {
+      continue;
+    }
+    ++planes;
+    const std::string reduce = name.substr(13, 4) == "mean" ? "mean" : name.substr(13, 3);
+    EXPECT_EQ(reader_->attribute(name, "group_reduce"), reduce) << name;
+    const std::string source = "reduce/" + name.substr(name.find('/', 13) + 1);
+    EXPECT_EQ(reader_->attribute(source, "group_reduce"), "none") << source;
+    const std::int64_t columns = reader_->shape(source).at(2);
+    ASSERT_EQ(reader_->shape(name), (std::vector<std::int64_t>{2, 2, columns}));
+    const auto joined = whole(name);
+    const auto heads = whole(source);
+    for (std::int64_t group = 0; group < 4; ++group) {
+      for (std::int64_t token = 0; token < prompt_tokens; ++token) {
+        const double a = heads[static_cast<std::size_t>(2 * group * columns + token)];
+        const double b = heads[static_cast<std::size_t>((2 * group + 1) * columns + token)];
+        const double expected = reduce == "mean"  ? (a + b) / 2
+                                : reduce == "sum" ? a + b
+                                                  : std::max(a, b);
+        EXPECT_NEAR(joined[static_cast<std::size_t>(group * columns + token)], expected,
+                    1e-6 * (1 + expected))
+            << name;
+      }
+    }
+  }
+  EXPECT_EQ(planes, 3 * (3 + 1 + 3 + 3 + 1));  // sums, sampled, two names of a window, last query
 }
 
 TEST_P(Reductions, EvictedMassIsWhatTheLostKeysWouldHaveTaken) {

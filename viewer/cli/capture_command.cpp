@@ -209,6 +209,7 @@ void run_capture(Options& options) {
   const TokenTable prompt = read_prompt(options.prompt, *tokenizer);
   check_context(options.prompt, file->config(), prompt);
   const ModelShape& shape = file->config().shape;
+  options.asked.request.seed = options.sampling.seed;
   resolve_request(options.asked, shape, prompt);
   std::optional<CapturedMethod> compressed;
   if (!options.method.empty()) {
@@ -263,6 +264,7 @@ void run_capture(Options& options) {
       [&](int layer) { return model->output_weights(layer); });
   int steps = 0;
   try {
+    record_keys_gradient(*run, recorder);
     run->prefill(method != nullptr, &recorder);
     recorder.prefill_logits(run->logits());
     time.prefill = seconds_since(start);
@@ -307,7 +309,12 @@ std::string hook_list() {
     const auto point = static_cast<HookPoint>(index);
     lines += fmt::format("  {:<17} {}\n", hook_name(point), hook_meaning(point));
   }
-  return lines;
+  return lines +
+         "Also, and not cheap:\n"
+         "  attention         probabilities, all queries by all keys (--attention-maps)\n"
+         "  logits_attention  attention logits of the --hook-tokens, and of steps; -inf = masked\n"
+         "  keys_gradient     d loss / d keys before RoPE, of the prompt: one more pass, and "
+         "back\n";
 }
 
 }  // namespace
@@ -327,7 +334,8 @@ void add_capture(Program program) {
   command->add_option("--temperature", options->sampling.temperature, "0 = greedy")
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
-  command->add_option("--seed", options->sampling.seed, "Of sampling")->capture_default_str();
+  command->add_option("--seed", options->sampling.seed, "Of sampling, and of --sample-queries")
+      ->capture_default_str();
   command->add_option("--chunk", options->chunk, "Prefill chunk in tokens; 0 = in one piece")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();

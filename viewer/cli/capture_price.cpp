@@ -148,9 +148,9 @@ CaptureTime confirm_price(const CaptureRequest& request, const PriceInput& input
   KVSCOPE_CHECK(
       confirmed, ErrorCode::usage,
       fmt::format("the capture would take {}", bytes_text(price.disk_bytes)), input.output,
-      request.attention_maps
-          ? "leave out --attention-maps (any tile can be recomputed from --profile full), "
-            "or confirm with --yes"
+      request.attention_maps || request.logit_maps
+          ? "leave out --attention-maps or --hooks logits_attention (any tile can be recomputed "
+            "from --profile full), name fewer --hook-tokens, or confirm with --yes"
           : "choose --profile window or scores, or fewer --layers, or confirm with --yes");
   const Room room = look_for_room(request, input);
   check_room(request, input.model.config().shape, input.prompt_tokens,

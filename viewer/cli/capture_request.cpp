@@ -19,6 +19,10 @@ void read_hooks(RequestOptions& options) {
   for (std::string name; std::getline(items, name, ',');) {
     if (name == "attention") {
       options.request.attention_maps = true;
+    } else if (name == "logits_attention") {
+      options.request.logit_maps = true;
+    } else if (name == "keys_gradient") {
+      options.request.keys_gradient = true;
     } else {
       hooks.push_back(parse_hook(name));
     }
@@ -41,7 +45,7 @@ void read_reductions(RequestOptions& options) {
     KVSCOPE_CHECK(found != known.end(), ErrorCode::usage, fmt::format("no reduction '{}'", name),
                   "--reductions",
                   "choose from head_output_norm, received_by_segment, attention_row, evicted_mass; "
-                  "others come with profiles, --top-keys and --pooled");
+                  "others come with profiles, --top-keys, --pooled and --sample-queries");
     *found->second = true;
   }
 }
@@ -55,6 +59,7 @@ void resolve_request(RequestOptions& options, const ModelShape& shape, const Tok
   request.hook_tokens = with_segments(options.hook_tokens, prompt, "--hook-tokens");
   read_hooks(options);
   read_reductions(options);
+  request.group_reduces = parse_group_reduces(options.group_reduces, "--group-reduce");
 }
 
 void add_request(CLI::App& command, RequestOptions& options) {
@@ -86,6 +91,16 @@ void add_request(CLI::App& command, RequestOptions& options) {
   command.add_option("--reductions", options.reductions,
                      "Reductions to store besides: head_output_norm, received_by_segment (of the "
                      "prompt and of steps), attention_row, evicted_mass (of steps)");
+  command
+      .add_option("--sample-queries", request.sample_queries,
+                  "Also store attention_sum_sampled: attention received from every K-th prompt "
+                  "query, for 1/K of the work of attention_sum; --seed draws the first one")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--group-reduce", options.group_reduces,
+                     "Also store planes of attention by KV head, as mean, sum or max over the "
+                     "query heads of each group (a list makes one set each): "
+                     "/reduce/group_mean/NAME");
   command
       .add_option("--snapshots", request.snapshots,
                   "Steps at which slots, attention sums and, by profile, keys and values of the "

@@ -17,6 +17,7 @@ struct RequestOptions {
   std::string hooks;
   std::string hook_tokens = "all";
   std::string reductions;
+  std::string group_reduces;
   ComputeOptions compute;
   std::string output;
   CaptureRequest request;  ///< the rest of it

@@ -17,9 +17,9 @@ using Extent = std::vector<std::int64_t>;
 using report::ValueDifference;
 
 /// The order in which a forward pass makes what a capture holds of a layer.
-constexpr std::string_view stages[] = {"residual_in", "keys_pre_rope", "queries",
-                                       "keys",        "values",        "attention",
-                                       "lse",         "entropy",       "output_factor"};
+constexpr std::string_view stages[] = {"residual_in", "keys_pre_rope",    "queries",   "keys",
+                                       "values",      "logits_attention", "attention", "lse",
+                                       "entropy",     "output_factor"};
 
 std::size_t stage_of(const std::string& dataset) {
   const std::string name = dataset.substr(dataset.rfind('/') + 1);

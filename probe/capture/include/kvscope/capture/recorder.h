@@ -54,6 +54,8 @@ class Recorder {
   /// Attention statistics that the record of a recorded layer is to hold, of `rows` queries from
   /// token `first_query` on, at a step (0 = the prompt).
   AttentionWanted wanted(int step, int first_query, int rows) const;
+  /// Whether `keys_gradient` is expected.
+  bool wants_keys_gradient() const;
   /// Whether hook points of a step (0 = the prompt) are stored: then the pass must show them all.
   bool wants_hooks(int step) const;
   /// Whether `hook` is to be given logits of any of `count` tokens from `first_token` on.
@@ -62,6 +64,9 @@ class Recorder {
   /// passed over. Of layer l, between `prefill_layer` or `decode_layer` of l and of the next
   /// layer, or before.
   void hook(HookPoint point, int layer, int step, int first_token, const at::Tensor& tensor);
+  /// d loss / d keys before RoPE of one layer, [kv_heads, prompt_tokens, head_dim], of the mean
+  /// next-token loss of the whole prompt; for a request with `keys_gradient`, before the prompt.
+  void keys_gradient(int layer, const at::Tensor& gradient);
   /// A chunk of the prompt. Chunks of one layer come in order; the last one completes the layer.
   void prefill_layer(const LayerRecord& record);
   /// What the prompt ends in: [vocabulary]. The top 64 are stored.

@@ -11,6 +11,12 @@
 
 namespace kvscope {
 
+/// How the query heads of a GQA group become one number of their KV head.
+enum class GroupReduce { mean, sum, max };
+const char* group_reduce_name(GroupReduce reduce);
+/// "mean,max" as a list, each once. Throws Error{usage} naming `flag` for any other name.
+std::vector<GroupReduce> parse_group_reduces(const std::string& text, const std::string& flag);
+
 /// What is to be written down of a run.
 struct CaptureRequest {
   Profile profile = Profile::window;
@@ -29,8 +35,13 @@ struct CaptureRequest {
   bool evicted_mass = false;            ///< what a step would have given to tokens without a slot
   std::string snapshots = "none";       ///< steps of snapshots, as `select_numbers` takes them
   bool attention_maps = false;          ///< whole maps [query_heads, n, n] of the chosen layers
-  int top_keys = 0;                     ///< most attended keys kept of every prompt query; 0 = none
-  int pooled_block = 0;  ///< side of the finest block of pooled maps, in tokens; 0 = none
+  bool logit_maps = false;              ///< logits of the `hook_tokens`' queries, and of steps
+  bool keys_gradient = false;           ///< d loss / d pre-RoPE keys: one more pass, and back
+  std::vector<GroupReduce> group_reduces;  ///< planes of attention stored by KV head, too
+  int sample_queries = 0;  ///< stride of the queries of attention_sum_sampled; 0 = none
+  std::uint64_t seed = 0;  ///< of the first of them
+  int top_keys = 0;        ///< most attended keys kept of every prompt query; 0 = none
+  int pooled_block = 0;    ///< side of the finest block of pooled maps, in tokens; 0 = none
   bool compress = false;
   bool force = false;
   bool never_drop = false;  ///< wait for the disk, however long, rather than thin out series
@@ -56,6 +67,7 @@ struct CapturePrice {
   std::int64_t disk_bytes = 0;
   std::int64_t memory_bytes = 0;  ///< beyond weights and cache
   double extra_flop = 0;          ///< statistics passes
+  double extra_passes = 0;        ///< over the whole prompt, in units of one forward
 };
 CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shape,
                            int prompt_tokens, ElementType cache_type);

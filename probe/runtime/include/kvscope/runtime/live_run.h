@@ -46,6 +46,14 @@ class LiveRun : public ModelRun {
   prompt_logits() = 0;  ///< [prompt_tokens, vocabulary] float32; runs the head over all rows
 };
 
+/// Gives `recorder` d loss / d keys before RoPE of every layer it records, if it wants them: the
+/// whole prompt forward in one piece and back, of which nothing stays in `run`. To be called before
+/// `prefill`; costs about three passes, and keeps the inputs of all layers meanwhile. The loss is
+/// the mean next-token cross entropy of the prompt, a key's gradient that of its row in the cache
+/// (what every later query reads), through the layers above it too. Throws Error{usage} on a prompt
+/// of one token, Error{failed} if the loss is not finite.
+void record_keys_gradient(LiveRun& run, Recorder& recorder);
+
 /// How the next token is drawn.
 struct Sampling {
   double temperature = 0;  ///< 0 = greedy
