@@ -9,15 +9,14 @@
 namespace kvscope::detail {
 
 LayerRecord record_of(const LayerPass& pass, const LayerState& state, const ModelShape& shape,
-                      int first_token) {
+                      int first_token, bool decode_step) {
   LayerRecord record;
   record.layer = pass.layer;
   record.first_query = first_token;
   record.queries = pass.queries;
   // A decode step is asked for its newest row: nothing is gained by converting the others.
-  const bool step = pass.queries.size(1) == 1;
-  record.keys = step ? state.keys() : state.keys().to(at::kFloat);
-  record.values = step ? state.values() : state.values().to(at::kFloat);
+  record.keys = decode_step ? state.keys() : state.keys().to(at::kFloat);
+  record.values = decode_step ? state.values() : state.values().to(at::kFloat);
   record.keys_pre_rope = pass.keys_pre_rope;
   record.lse = pass.lse;
   record.output = pass.output;

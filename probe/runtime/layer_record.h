@@ -11,7 +11,7 @@ namespace kvscope::detail {
 /// What one layer of a pass offers to the recorder. A decode step on a cache that no longer holds
 /// every token brings its slot table and the newest query's attention along.
 LayerRecord record_of(const LayerPass& pass, const LayerState& state, const ModelShape& shape,
-                      int first_token);
+                      int first_token, bool decode_step);
 
 /// Shows the hook points of a pass to whoever asked for them: `options.hook`, and a recorder (or
 /// null) that stores points of this step. Both must outlive it; empty if nobody did.

@@ -146,7 +146,7 @@ void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, 
     use.observer->layer(seen);
   }
   if (use.recorder != nullptr && use.recorder->wants(seen.layer)) {
-    const LayerRecord record = record_of(seen, state, shape(), input.first_token);
+    const LayerRecord record = record_of(seen, state, shape(), input.first_token, use.decode);
     if (use.decode) {
       use.recorder->decode_layer(step_ + 1, record);
     } else {

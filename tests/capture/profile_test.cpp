@@ -203,5 +203,25 @@ TEST(Recorder, Bfloat16CachesAreStoredAsTheyAre) {
   }
 }
 
+/// The last chunk of a prompt may be one row, as a decode step's is.
+TEST(Recorder, Bfloat16PromptsMayEndInAChunkOfOneRow) {
+  const CaptureFolder folder;
+  for (const Profile profile : {Profile::window, Profile::full}) {
+    CaptureRequest request;
+    request.profile = profile;
+    request.windows = {4};
+    request.new_tokens = 2;
+    request.force = true;
+    record(folder / "x.capture.h5", request, fake_prompt(9), 4, "bfloat16");
+    const CaptureReader reader(folder / "x.capture.h5");
+    const std::vector<float> sum = reader.read_plane("window_sum", 0, 9);
+    double total = 0;
+    for (std::size_t token = 0; token < 9; ++token) {
+      total += static_cast<double>(sum[token]);
+    }
+    EXPECT_NEAR(total, 4, 1e-5);
+  }
+}
+
 }  // namespace
 }  // namespace kvscope::test
