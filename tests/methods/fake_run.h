@@ -22,7 +22,7 @@ struct FakeLayer {
   /// [query_heads, tokens, tokens] causal rows; computed from queries and keys unless given.
   at::Tensor attention;
   /// [kv_heads, tokens, head_dim]; some other frame of the keys unless given.
-  at::Tensor keys_pre_rope;
+  at::Tensor keys_pre_rope{};
 };
 
 /// Sizes of a fake run.
