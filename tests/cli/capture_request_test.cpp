@@ -44,6 +44,35 @@ TEST(CaptureRequest, HooksSelectionsReductionsAndSnapshots) {
   EXPECT_NE(decide.err.find("--query-heads"), std::string::npos) << decide.err;
 }
 
+TEST(CaptureRequest, RowsOfAttentionGradientsAndGroups) {
+  Workspace workspace;
+  const std::string request =
+      "capture tiny.gguf -f prompt.txt --profile window --window 8 --hooks "
+      "logits_attention,keys_gradient --hook-tokens last:3 --sample-queries 4 --seed 2 "
+      "--group-reduce max --new-tokens 2 -o x.capture.h5 ";
+  const Result price = workspace(request + "--price --json");
+  ASSERT_EQ(price.status, 0) << price.err;
+  ASSERT_EQ(workspace(request).status, 0);
+  EXPECT_EQ(workspace("check x.capture.h5").out, "sound\n");
+  const CaptureReader reader((workspace.folder() / "x.capture.h5").string());
+  const int prompt = reader.index().prompt_tokens;
+  using Shape = std::vector<std::int64_t>;
+  EXPECT_EQ(reader.shape("layers/001/logits_attention"), (Shape{4, 3, prompt}));
+  EXPECT_EQ(reader.shape("layers/001/keys_gradient"), (Shape{2, 3, 16}));
+  EXPECT_EQ(reader.shape("steps/logits_attention"), (Shape{2, 2, 4, prompt + 2}));
+  EXPECT_EQ(reader.shape("reduce/attention_sum_sampled"), (Shape{2, 4, prompt}));
+  EXPECT_EQ(reader.shape("reduce/group_max/attention_sum_sampled"), (Shape{2, 2, prompt}));
+  EXPECT_EQ(reader.shape("reduce/group_max/window_8/window_max"), (Shape{2, 2, prompt}));
+  const Result wrong =
+      workspace("capture tiny.gguf -f prompt.txt --group-reduce median -o y.capture.h5");
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_NE(wrong.err.find("mean, sum or max"), std::string::npos) << wrong.err;
+  const Result late = workspace(
+      "capture tiny.gguf -f prompt.txt --hooks keys_gradient --steps decode -o y.capture.h5");
+  EXPECT_EQ(late.status, 2);
+  EXPECT_NE(late.err.find("keep step 0"), std::string::npos) << late.err;
+}
+
 TEST(CaptureRequest, LogitsOfTheLastTokenAreWhatTheFirstStepIsDrawnFrom) {
   Workspace workspace;
   const Result capture = workspace(

@@ -22,14 +22,17 @@ std::string differences(const Result& result) {
 /// What is cut out of a large capture is what a small one would have held.
 TEST(Extract, EqualsACaptureMadeThatWay) {
   const Workspace workspace;
+  const std::string more =
+      "--sample-queries 3 --group-reduce mean,max --hooks logits_attention,keys_gradient "
+      "--hook-tokens last:3 ";
   ASSERT_EQ(workspace("capture tiny.gguf -f prompt.txt --profile full --top-keys 3 --pooled 8 "
                       "--new-tokens 5 " +
-                      run + "-o whole.capture.h5")
+                      more + run + "-o whole.capture.h5")
                 .status,
             0);
   ASSERT_EQ(workspace("capture tiny.gguf -f prompt.txt --profile scores --top-keys 3 --pooled 8 "
                       "--layers 1 --new-tokens 2 " +
-                      run + "-o direct.capture.h5")
+                      more + run + "-o direct.capture.h5")
                 .status,
             0);
   const Result cut = workspace(
