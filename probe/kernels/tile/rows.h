@@ -128,23 +128,42 @@ inline void row_dots(const RowTask& task, const T* keys_of_head, int keys) {
   }
 }
 
+/// Channels [0, whole) of the weighted values of `R` heads from `head` on, in registers.
+template <int R, typename T>
+inline void head_values(const RowTask& task, const T* values, int keys, int head, int whole) {
+  static_assert(row_keys == stripe_keys, "add_values reads rows of weights that far apart");
+  const std::int64_t state_size = row_state + task.value_dim;
+  for (int c = 0; c < whole; c += 2 * width) {
+    add_values<R, 2>(task.weights + head * row_keys, values + c, task.value_stride, keys,
+                     task.partial + head * state_size + row_state + c, state_size, R);
+  }
+}
+
 /// Adds the weighted values: heads and channels in registers where they come in whole vectors.
+/// Weights of heads that are not there are not read: exactly as many at once as there are.
 template <typename T>
 inline void row_values(const RowTask& task, const T* values, int keys) {
-  static_assert(row_keys == stripe_keys, "add_values reads rows of weights that far apart");
-  constexpr int heads_at_once = 4;
   const std::int64_t state_size = row_state + task.value_dim;
   const int whole = task.value_dim / (2 * width) * 2 * width;
-  for (int head = 0; head < task.group; head += heads_at_once) {
-    const int count = task.group - head < heads_at_once ? task.group - head : heads_at_once;
-    for (int c = 0; c < whole; c += 2 * width) {
-      add_values<heads_at_once, 2>(task.weights + head * row_keys, values + c, task.value_stride,
-                                   keys, task.partial + head * state_size + row_state + c,
-                                   state_size, count);
-    }
+  int head = 0;
+  for (; head + 4 <= task.group; head += 4) {
+    head_values<4>(task, values, keys, head, whole);
+  }
+  switch (task.group - head) {
+    case 3:
+      head_values<3>(task, values, keys, head, whole);
+      break;
+    case 2:
+      head_values<2>(task, values, keys, head, whole);
+      break;
+    case 1:
+      head_values<1>(task, values, keys, head, whole);
+      break;
+    default:
+      break;
   }
   for (int i = 0; whole < task.value_dim && i < keys; ++i) {
-    for (int head = 0; head < task.group; ++head) {
+    for (head = 0; head < task.group; ++head) {
       add_scaled(values + i * task.value_stride + whole, task.weights[head * row_keys + i],
                  task.value_dim - whole, task.partial + head * state_size + row_state + whole);
     }
