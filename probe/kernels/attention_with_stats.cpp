@@ -94,7 +94,7 @@ class FusedPass {
     room.scratch =
         floats(tile::forward_scratch(static_cast<int>(in_.group), static_cast<int>(in_.value_dim)));
     if (unit.counted) {
-      room.weights = floats(columns_ * unit.block_rows);
+      room.weights = floats(tile::kept_weights(columns_, unit.block_rows));
       room.factors = floats(columns_ / tile::stripe_keys * tile::forward_rows);
     }
     return room;

@@ -81,7 +81,8 @@ struct ForwardTask {
   std::int64_t lse_head_stride = 0;
   float* entropy = nullptr;  ///< nats, as `lse`; null = not wanted
   /// Kept for column statistics, of a group of one head: [stripes][rows][stripe_keys] weights as
-  /// the running softmax had them, 0 where nothing is seen; null = not kept.
+  /// the running softmax had them, 0 where nothing is seen; kept_weights(...) floats; null = not
+  /// kept.
   float* weights = nullptr;
   float* factors = nullptr;  ///< [stripes][forward_rows] weight times factor is the probability
   float* scratch = nullptr;  ///< forward_scratch(...) floats
@@ -132,6 +133,12 @@ inline std::int64_t forward_scratch(int group, int value_dim) {
   const std::int64_t padded = (value_dim + 31) / 32 * 32;
   return 12 * stripe_keys + stripe_keys * padded +
          static_cast<std::int64_t>(group) * forward_rows * (padded + row_state) + 64;
+}
+
+/// Floats of the kept weights of so many rows over so many columns, whole stripes: register tiles
+/// read whole, so that there is room behind the last row.
+inline std::int64_t kept_weights(std::int64_t columns, std::int64_t rows) {
+  return columns * rows + std::int64_t{12} * stripe_keys;
 }
 
 /// The inner loops for one instruction set.
