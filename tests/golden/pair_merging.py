@@ -8,12 +8,14 @@ the commit with its lost tokens, positions from multiplicities and the gradients
 graph at once) are written from the papers' and the released code's description. Made with torch 2.11.0, gguf 0.19,
 numpy 2. Tolerance of what is compared: kept, merged and dropped tokens equal; key weights 1e-5 (1e-3 of
 themselves outside [0, 1]), logits 2e-4 (the
-model under test runs in float32). AsymKV's finished keys are quotients of squared gradients and lose digits in float32
-where both nearly vanish: 2e-4 at the first event, mean 5e-5; 0.1 later (it differs between processors), mean 1e-2; its logits 1e-2. The oracle's
+model under test runs in float32). AsymKV's finished keys are quotients of squared gradients, compared
+with gradients in float64 on the float32 cache: 2e-4 at the first event, mean 5e-5; 0.1 later, mean 1e-2; its logits 1e-2
+(in float32 they lose digits where both nearly vanish, and differ between processors). The oracle's
 weights are quotients of differences of gradients: its first event is compared, half of the weights within 1e-5 and nine in
 ten within 1e-3; one weight off reaches every later choice. On SmolLM2 with gradients in float64: code and paper 1e-5
-throughout, AsymKV 1e-5 for 99 in 100, the oracle 1e-5 for 85 in 100 of its first event (the cache stays float32). `gap` is the smallest relative distance between the last chosen
-and the first rejected score of a case: far above float32 rounding, so that equality may be asked for.
+throughout, AsymKV 1e-5 for 99 in 100, the oracle 1e-5 for 85 in 100 of its first event (the cache stays float32). `gap`
+is the smallest relative distance between the last chosen and the first rejected score of a case: far above float32
+rounding, so that equality may be asked for.
 """
 
 import json
