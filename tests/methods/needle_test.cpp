@@ -82,6 +82,8 @@ class Needle : public testing::Test {
     add("window", "3");
     add("pool", "1");
     add("recent", "2");
+    add("first", "1");
+    add("last", "1");
     add("prompt", "evictable");
     add("first_cut", "prefill_end");
     add("calibration", (folder_ / "needle.calibration.h5").string());
