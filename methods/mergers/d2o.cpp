@@ -18,7 +18,7 @@ class D2o : public Merger {
 
   void merge(const MergeRequest& request, LayerDecision& decision) const override {
     KVSCOPE_CHECK(request.first, ErrorCode::unsupported,
-                  "d2o's threshold carries over from cut to cut, which is not implemented",
+                  "d2o merges at one cut: its threshold at a second one needs sums of the first",
                   "method text", "use it without a cadence: one cut after the prompt");
     check_finite(request.evidence);
     std::vector<NearestKept> heads;
