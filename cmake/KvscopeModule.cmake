@@ -21,25 +21,46 @@ function(kvscope_module name)
   target_include_directories(kvscope_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(kvscope_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE}
                         $<BUILD_INTERFACE:kvscope_warnings>)
+  kvscope_precompile(kvscope_${name} library ${ARG_PUBLIC} ${ARG_PRIVATE})
   set_property(GLOBAL APPEND PROPERTY KVSCOPE_MODULES ${name})
   install(TARGETS kvscope_${name} EXPORT kvscope-targets FILE_SET HEADERS)
 endfunction()
 
-# kvscope_test(NAME SOURCES ... LIBRARIES ... [LABELS ...]): one GoogleTest program, build/tests/NAME.
+# kvscope_test(NAME SOURCES ... LIBRARIES ... [LABELS ...] [SHARDS n]): one GoogleTest program, build/tests/NAME.
+# CTest runs it whole, or as n parts beside each other: starting LibTorch for each test cost more than the tests. One
+# test: build/tests/NAME --gtest_filter=Suite.Test. A program of label cuda counts as skipped when a test of it is.
 function(kvscope_test name)
   if(NOT KVSCOPE_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "SHARDS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
+  if(NOT ARG_SHARDS)
+    set(ARG_SHARDS 1)
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-  target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} GTest::gtest_main GTest::gmock kvscope_warnings)
+  target_link_libraries(${name} PRIVATE ${ARG_LIBRARIES} GTest::gtest_main GTest::gmock fmt::fmt kvscope_warnings)
   target_compile_definitions(${name} PRIVATE KVSCOPE_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              KVSCOPE_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 120 PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)  # their own loops are small
+  kvscope_precompile(${name} test ${ARG_LIBRARIES})
+  foreach(shard RANGE 1 ${ARG_SHARDS})
+    set(test ${name})
+    if(ARG_SHARDS GREATER 1)
+      set(test ${name}.${shard})
+    endif()
+    add_test(NAME ${test} COMMAND ${name})
+    math(EXPR index "${shard} - 1")
+    # Threads that wait must not spin: two programs share the cores.
+    set_tests_properties(${test} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 3000
+      ENVIRONMENT "GTEST_TOTAL_SHARDS=${ARG_SHARDS};GTEST_SHARD_INDEX=${index};GTEST_BRIEF=1;OMP_WAIT_POLICY=PASSIVE")
+    if("cuda" IN_LIST ARG_LABELS)
+      set_tests_properties(${test} PROPERTIES SKIP_REGULAR_EXPRESSION "SKIPPED")
+    endif()
+  endforeach()
 endfunction()
 
 # kvscope_bench(NAME SOURCES ... LIBRARIES ...): one Google Benchmark program, build/bench/NAME.

@@ -38,10 +38,9 @@ do_lint() {
   need_libtorch
   need_imgui
   need_jinja
-  cmake --preset dev "${cmake_options[@]}" -DKVSCOPE_CUDA=OFF >/dev/null || die "configuring failed"
+  cmake --preset dev "${cmake_options[@]}" -DKVSCOPE_CUDA=OFF -DKVSCOPE_PCH=OFF >/dev/null || die "configuring failed"
   mapfile -t files < <(lint_files "$which" '*.cpp' | grep -E '^(probe|spectral|methods|viewer)/')
   if [ ${#files[@]} -gt 0 ]; then
-    # CUDA and precompiled files apart, every source is in the compilation database.
     printf '%s\0' "${files[@]}" | xargs -0 -n 1 -P "$jobs" clang-tidy --quiet -p build-dev || failed=1
   fi
   [ "$failed" = 0 ] || die "lint found something"

@@ -69,11 +69,13 @@ TEST(CaptureFaults, InterruptedLiveRunKeepsItsSteps) {
   Workspace workspace;
   const pid_t child = start(workspace, endless + "--live -o x.capture.h5");
   ASSERT_TRUE(wait_for(workspace, "x.capture.h5"));
-  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  kill(child, SIGSTOP);  // so that it is under way for as long as the others take
   const Result meanwhile = workspace("inspect x.capture.h5 --json");
   ASSERT_EQ(meanwhile.status, 0) << meanwhile.err;
   EXPECT_EQ(workspace(endless + "--force -o x.capture.h5").status, 2);  // somebody has it
   kill(child, SIGINT);
+  kill(child, SIGCONT);
   EXPECT_EQ(wait_status(child), 1);
   const Result after = workspace("inspect x.capture.h5 --json");
   ASSERT_EQ(after.status, 0) << after.err;

@@ -17,7 +17,10 @@ cmake --preset cuda -DKVSCOPE_TORCH_DIR="$torch" -DKVSCOPE_JINJA_DIR="${KVSCOPE_
 cmake --build "$build" --parallel "${KVSCOPE_JOBS:-$(nproc)}" --target "${targets[@]}" kvscope_cuda >&2
 
 failed=0
-ctest --test-dir "$build" -L cuda -R 'Cuda' --output-on-failure --output-junit "$PWD/$build/cuda-tests.xml" >&2 || failed=1
+rm -f "$build"/cuda-tests-*.xml
+for program in kernels_cuda_test runtime_cuda_test; do
+  "$build/tests/$program" --gtest_output="xml:$build/cuda-tests-$program.xml" >&2 || failed=1
+done
 "$build/bench/attention_stats_bench" --benchmark_filter='column_pass' --benchmark_repetitions=5 \
   --benchmark_report_aggregates_only=true --benchmark_out="$build/cuda-bench.json" --benchmark_out_format=json >&2 || failed=1
 
@@ -31,7 +34,8 @@ def said(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 version = (torch / "include/torch/headeronly/version.h").read_text()
-tests = {case.get("name"): case.get("status") for case in xml.parse(build / "cuda-tests.xml").getroot().iter("testcase")}
+tests = {f'{case.get("classname")}.{case.get("name")}': case.get("result")
+         for file in sorted(build.glob("cuda-tests-*.xml")) for case in xml.parse(file).getroot().iter("testcase")}
 bench = json.loads((build / "cuda-bench.json").read_text())
 result = {
     "date": datetime.date.today().isoformat(),
@@ -44,7 +48,7 @@ result = {
 }
 out.write_text(json.dumps(result, indent=1) + "\n")
 print(out)
-not_run = sorted(name for name, status in tests.items() if status != "run")
+not_run = sorted(name for name, status in tests.items() if status != "completed")
 if not tests or not_run:
     sys.exit(f"run_all.sh: not run on the device: {', '.join(not_run) or 'no test at all'}")
 PYTHON
