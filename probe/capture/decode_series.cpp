@@ -19,43 +19,45 @@
 namespace kvscope::detail {
 namespace {
 
-/// The largest number of each block of values; -inf for a block of NaN.
-std::vector<float> block_maxima(const float* values, std::int64_t size, std::int64_t block) {
-  std::vector<float> maxima;
-  maxima.reserve(static_cast<std::size_t>(size / block + 1));
-  for (std::int64_t first = 0; first < size; first += block) {
-    float best = -std::numeric_limits<float>::infinity();
-    for (std::int64_t index = first; index < std::min(size, first + block); ++index) {
-      best = values[index] > best ? values[index] : best;
+/// The largest number of each of `groups` groups of values: group g holds values g, g + groups,
+/// ..., so that a row of groups is compared at once. -inf for a group of NaN.
+std::vector<float> group_maxima(const float* values, std::int64_t size, std::int64_t groups) {
+  std::vector<float> maxima(static_cast<std::size_t>(groups),
+                            -std::numeric_limits<float>::infinity());
+  float* best = maxima.data();
+  for (std::int64_t first = 0; first < size; first += groups) {
+    const std::int64_t count = std::min(groups, size - first);
+    const float* row = values + first;
+    for (std::int64_t group = 0; group < count; ++group) {
+      best[group] = row[group] > best[group] ? row[group] : best[group];
     }
-    maxima.push_back(best);
   }
   return maxima;
 }
 
 /// Indices of the `count` largest of `size` values, descending; equal values: the lower index
-/// first; NaN is never among them. Only blocks are looked into whose maximum is among the `count`
+/// first; NaN is never among them. Only groups are looked into whose maximum is among the `count`
 /// largest maxima: nothing in the others can be.
 std::vector<std::int32_t> largest(const float* values, std::int64_t size, int count) {
-  const std::int64_t block = std::max<std::int64_t>(16, size / (8 * std::max(1, count)));
-  const std::vector<float> maxima = block_maxima(values, size, block);
+  const std::int64_t groups = std::int64_t{8} * std::max(1, count);
+  const std::vector<float> maxima = group_maxima(values, size, groups);
   float least = -std::numeric_limits<float>::infinity();
-  if (std::ssize(maxima) > count && count > 0) {
+  if (count > 0) {
     std::vector<float> ordered = maxima;
     std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end(), std::greater());
     least = ordered[static_cast<std::size_t>(count) - 1];
   }
   std::vector<std::int32_t> best;
   best.reserve(static_cast<std::size_t>(4 * std::max(1, count)));
-  std::int64_t first = 0;
-  for (const float maximum : maxima) {
-    const std::int64_t end = std::min(size, first + block);
-    for (std::int64_t index = maximum >= least ? first : end; index < end; ++index) {
+  for (std::int64_t group = 0; group < groups; ++group) {
+    if (!(maxima[static_cast<std::size_t>(group)] >= least)) {
+      continue;
+    }
+    for (std::int64_t index = group; index < size; index += groups) {
       if (values[index] >= least) {
         best.push_back(static_cast<std::int32_t>(index));
       }
     }
-    first = end;
   }
   const auto better = [values](std::int32_t a, std::int32_t b) {
     return values[a] != values[b] ? values[a] > values[b] : a < b;
@@ -113,7 +115,9 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
 }
 
 void DecodeSeries::put_attention(int row, const StepAttention& attention) {
-  at::parallel_for(0, index_.shape.query_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+  // Starting the other threads costs as much as some ten thousand numbers.
+  const std::int64_t grain = 1 + 65536 / std::max<std::int64_t>(1, attention.masses.size(1));
+  at::parallel_for(0, index_.shape.query_heads, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t query_head = begin; query_head < end; ++query_head) {
       put_head(row, static_cast<int>(query_head), attention);
     }

@@ -4,14 +4,30 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdint>
 
 #include "kvscope/core/log.h"
 
 namespace kvscope::detail {
+namespace {
+
+bool all_finite(const at::Tensor& values) {
+  if (!values.is_cpu() || values.scalar_type() != at::kFloat || !values.is_contiguous()) {
+    return std::isfinite(at::sum(values, at::kDouble).item<double>());
+  }
+  constexpr std::uint32_t exponent = 0x7f800000;
+  const auto* bits = reinterpret_cast<const std::uint32_t*>(values.const_data_ptr<float>());
+  std::uint32_t found = 0;
+  for (std::int64_t index = 0; index < values.numel(); ++index) {
+    found |= (bits[index] & exponent) == exponent ? 1U : 0U;
+  }
+  return found == 0;
+}
+
+}  // namespace
 
 void FiniteCheck::see(const at::Tensor& values, const char* what, int layer, int step) {
-  if (!first_.empty() || !values.defined() ||
-      std::isfinite(at::sum(values, at::kDouble).item<double>())) {
+  if (!first_.empty() || !values.defined() || all_finite(values)) {
     return;
   }
   first_ = fmt::format("{}{}, {}", layer < 0 ? "" : fmt::format("layer {}, ", layer), what,

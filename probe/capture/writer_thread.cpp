@@ -37,6 +37,7 @@ bool WriterThread::make_room(std::unique_lock<std::mutex>& lock, std::int64_t by
   if (ready()) {
     return true;
   }
+  changed_.notify_all();  // rows of a series wait without having woken the writer
   const auto start = std::chrono::steady_clock::now();
   bool room = true;
   if (patience) {
@@ -78,7 +79,9 @@ void WriterThread::put(const std::string& dataset, std::vector<std::int64_t> off
   waiting_bytes_ += bytes;
   jobs_.push_back({dataset, std::move(offset), std::move(count), std::move(values), {}});
   lock.unlock();
-  changed_.notify_all();
+  if (kind != WriteClass::series) {
+    changed_.notify_all();
+  }
 }
 
 void WriterThread::list_dropped() {
@@ -98,6 +101,7 @@ void WriterThread::then(std::function<void(CaptureWriter&)> work) {
 
 void WriterThread::drain() {
   std::unique_lock lock(mutex_);
+  changed_.notify_all();
   changed_.wait(lock, [this] { return failure_ || (jobs_.empty() && !busy_); });
   rethrow();
 }

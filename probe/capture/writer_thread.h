@@ -30,7 +30,8 @@ class WriterThread {
   WriterThread& operator=(const WriterThread&) = delete;
 
   /// Writes `values` (float32, int32 or int64, any strides; must not change any more) as the box at
-  /// `offset` of extent `count`.
+  /// `offset` of extent `count`. Rows of a series wait for the `then` that ends their step: waking
+  /// the writer for each of them costs the step more than their numbers do.
   void put(const std::string& dataset, std::vector<std::int64_t> offset,
            std::vector<std::int64_t> count, at::Tensor values);
   /// Runs `work` on the writer thread, after all that was put before.

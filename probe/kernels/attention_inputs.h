@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kvscope/kernels/attention_stats.h"
@@ -53,8 +54,8 @@ tile::ForwardTask forward_task(const ForwardInputs& in, const AttentionResult& r
 
 /// What streamed rows leave behind besides the result.
 struct StreamedWeights {
-  std::vector<float> weights;  ///< [rows][kv_heads][parts][group][row_keys]
-  std::vector<float> factors;  ///< [rows][query_heads][parts] weight times factor is probability
+  std::unique_ptr<float[]> weights;  ///< [rows][kv_heads][parts][group][row_keys]
+  std::vector<float> factors;        ///< [rows][query_heads][parts] weight times factor: probability
   std::int64_t parts = 0;
 };
 

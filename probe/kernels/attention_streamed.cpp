@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "attention_inputs.h"
 
@@ -111,7 +112,8 @@ void streamed_forward(const ForwardInputs& in, const AttentionResult& result, St
   const std::int64_t block = in.group * tile::row_keys;  // weights of one task
   if (kept != nullptr) {
     kept->parts = parts;
-    kept->weights.resize(static_cast<std::size_t>(in.rows * in.kv_heads * parts * block));
+    kept->weights = std::make_unique_for_overwrite<float[]>(
+        static_cast<std::size_t>(in.rows * in.kv_heads * parts * block));
     kept->factors.resize(static_cast<std::size_t>(in.rows * in.query_heads * parts));
   }
   const auto place = [&](std::int64_t row, std::int64_t kv_head, std::int64_t part) {
@@ -128,7 +130,7 @@ void streamed_forward(const ForwardInputs& in, const AttentionResult& result, St
       }
       task.partial = partial.data() + place(row, kv_head, part) * in.group * state;
       task.weights = kept == nullptr ? scratch.data()
-                                     : kept->weights.data() + place(row, kv_head, part) * block;
+                                     : kept->weights.get() + place(row, kv_head, part) * block;
       functions.rows(task);
     }
   });

@@ -81,6 +81,16 @@ void ColumnTargets::add(int segment, std::int64_t query_head, std::int64_t first
   }
 }
 
+float* ColumnTargets::only_row(int segment, std::int64_t query_head) const {
+  const auto index = static_cast<std::size_t>(segment);
+  if (targets_.size() != 1 || targets_.front().squares.defined() ||
+      targets_.front().first_segment != segment || segment + 1 != segments() ||
+      bounds_[index + 1] - bounds_[index] != 1) {
+    return nullptr;
+  }
+  return targets_.front().sum.mutable_data_ptr<float>() + query_head * tokens_;
+}
+
 void ColumnTargets::store(AttentionStats& stats) const {
   auto target = targets_.begin();
   for (const int window : wanted_.windows) {

@@ -29,6 +29,9 @@ class ColumnTargets {
   /// `wants_squares`, only `sum` is read.
   void add(int segment, std::int64_t query_head, std::int64_t first_key, std::int64_t keys,
            const float* sum, const float* squares, const float* largest) const;
+  /// Where the sums of a segment of one query go that one plane counts, and nothing else in it;
+  /// null for any other segment.
+  float* only_row(int segment, std::int64_t query_head) const;
   /// Hands the planes over.
   void store(AttentionStats& stats) const;
 

@@ -181,7 +181,7 @@ void streamed_row(const ForwardInputs& in, const StreamedWeights& kept, std::int
     const std::int64_t from = std::max<std::int64_t>(first, part * tile::row_keys);
     const std::int64_t to = std::min<std::int64_t>(end, (part + 1) * tile::row_keys);
     const float* weights =
-        kept.weights.data() + ((task + part) * in.group + head % in.group) * tile::row_keys;
+        kept.weights.get() + ((task + part) * in.group + head % in.group) * tile::row_keys;
     const float factor =
         kept.factors[static_cast<std::size_t>((row * in.query_heads + head) * kept.parts + part)];
     for (std::int64_t key = from; key < to; ++key) {
@@ -200,11 +200,19 @@ AttentionOptions forward_options(const AttentionStatsOptions& options, std::int6
   return forward;
 }
 
-/// Columns of streamed rows, a row at a time.
+/// Columns of streamed rows, a row at a time; a plane of one row's sums is written where it lies.
 void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
                   const ColumnTargets& targets, int segment) {
   const auto index = static_cast<std::size_t>(segment);
-  run_tasks(in.query_heads, [&](std::int64_t head) {
+  const auto add_head = [&](std::int64_t head) {
+    if (float* only = targets.only_row(segment, head); only != nullptr) {
+      const VisibleKeys& visible = in.visible[static_cast<std::size_t>(head / in.group)];
+      const int row = targets.bounds()[index];
+      const int first = visible.first[static_cast<std::size_t>(row)];
+      streamed_row(in, kept, row, head, first, visible.end[static_cast<std::size_t>(row)],
+                   only + first);
+      return;
+    }
     std::vector<float> p(static_cast<std::size_t>(in.tokens));
     std::vector<float> squares(targets.wants_squares(segment) ? p.size() : 0);
     for (int row = targets.bounds()[index]; row < targets.bounds()[index + 1]; ++row) {
@@ -217,7 +225,15 @@ void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
       }
       targets.add(segment, head, first, end - first, p.data(), squares.data(), p.data());
     }
-  });
+  };
+  // Starting the other threads costs as much as some ten thousand products.
+  if (in.query_heads * in.tokens < 65536) {
+    for (std::int64_t head = 0; head < in.query_heads; ++head) {
+      add_head(head);
+    }
+  } else {
+    run_tasks(in.query_heads, add_head);
+  }
 }
 
 }  // namespace
