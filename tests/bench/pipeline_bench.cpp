@@ -4,7 +4,7 @@
 //   pipeline_bench load MODEL                   seconds until the model is ready
 //   pipeline_bench prefill MODEL IDS [DTYPE]    plain prefill; peak memory of the process
 //   pipeline_bench decode MODEL IDS N DTYPE     seconds a token of N behind the prompt
-//     DTYPE: float32, bfloat16, or kept (float32 with the weights as stored)
+//     DTYPE: float32, bfloat16, or kept, kept_bfloat16 (the same with the weights as stored)
 //   pipeline_bench window|scores MODEL IDS OUT  prefill with a capture, forward to renamed file
 //   pipeline_bench ratios MODEL IDS OUT ROUNDS  the three prefills, interleaved in one process
 //   pipeline_bench merging MODEL IDS METHOD ROUNDS  against a plain prefill in chunks of 512
@@ -59,8 +59,8 @@ int threads() {
 
 std::shared_ptr<const Model> load(const std::string& path, const std::string& dtype = "float32") {
   RuntimeOptions options;
-  options.keep_weights = dtype == "kept";
-  options.dtype = options.keep_weights ? "float32" : dtype;
+  options.keep_weights = dtype.starts_with("kept");
+  options.dtype = dtype == "kept" ? "float32" : dtype == "kept_bfloat16" ? "bfloat16" : dtype;
   options.threads = threads();
   return Model::load(ModelFile::open(path), options);
 }
