@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <vector>
@@ -14,62 +15,10 @@
 #include "chosen_rows.h"
 #include "datasets.h"
 #include "kvscope/kernels/projected_norms.h"
+#include "largest.h"
 #include "segments.h"
 
 namespace kvscope::detail {
-namespace {
-
-/// The largest number of each of `groups` groups of values: group g holds values g, g + groups,
-/// ..., so that a row of groups is compared at once. -inf for a group of NaN.
-std::vector<float> group_maxima(const float* values, std::int64_t size, std::int64_t groups) {
-  std::vector<float> maxima(static_cast<std::size_t>(groups),
-                            -std::numeric_limits<float>::infinity());
-  float* best = maxima.data();
-  for (std::int64_t first = 0; first < size; first += groups) {
-    const std::int64_t count = std::min(groups, size - first);
-    const float* row = values + first;
-    for (std::int64_t group = 0; group < count; ++group) {
-      best[group] = row[group] > best[group] ? row[group] : best[group];
-    }
-  }
-  return maxima;
-}
-
-/// Indices of the `count` largest of `size` values, descending; equal values: the lower index
-/// first; NaN is never among them. Only groups are looked into whose maximum is among the `count`
-/// largest maxima: nothing in the others can be.
-std::vector<std::int32_t> largest(const float* values, std::int64_t size, int count) {
-  const std::int64_t groups = std::int64_t{8} * std::max(1, count);
-  const std::vector<float> maxima = group_maxima(values, size, groups);
-  float least = -std::numeric_limits<float>::infinity();
-  if (count > 0) {
-    std::vector<float> ordered = maxima;
-    std::nth_element(ordered.begin(), ordered.begin() + count - 1, ordered.end(), std::greater());
-    least = ordered[static_cast<std::size_t>(count) - 1];
-  }
-  std::vector<std::int32_t> best;
-  best.reserve(static_cast<std::size_t>(4 * std::max(1, count)));
-  for (std::int64_t group = 0; group < groups; ++group) {
-    if (!(maxima[static_cast<std::size_t>(group)] >= least)) {
-      continue;
-    }
-    for (std::int64_t index = group; index < size; index += groups) {
-      if (values[index] >= least) {
-        best.push_back(static_cast<std::int32_t>(index));
-      }
-    }
-  }
-  const auto better = [values](std::int32_t a, std::int32_t b) {
-    return values[a] != values[b] ? values[a] > values[b] : a < b;
-  };
-  const auto kept = std::min<std::ptrdiff_t>(count, std::ssize(best));
-  std::partial_sort(best.begin(), best.begin() + kept, best.end(), better);
-  best.resize(static_cast<std::size_t>(kept));
-  return best;
-}
-
-}  // namespace
-
 TopLogits top_logits(const at::Tensor& logits) {
   const at::Tensor log_probability =
       at::log_softmax(logits.to(at::kCPU, at::kFloat), 0).contiguous();
@@ -78,7 +27,9 @@ TopLogits top_logits(const at::Tensor& logits) {
   TopLogits top{at::full({decode_top_logits}, -1, at::kInt),
                 at::full({decode_top_logits}, nan, at::kFloat)};
   int rank = 0;
-  for (const std::int32_t id : largest(values, log_probability.numel(), decode_top_logits)) {
+  float hint = nan;
+  for (const std::int32_t id :
+       largest(values, log_probability.numel(), decode_top_logits, hint)) {
     top.token.mutable_data_ptr<std::int32_t>()[rank] = id;
     top.log_probability.mutable_data_ptr<float>()[rank++] = values[id];
   }
@@ -112,11 +63,12 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
   slots_ = at::full({layers, shape.kv_heads}, -1, at::kInt);
   keys_ = at::full({layers, shape.kv_heads, shape.head_dim}, nan, at::kFloat);
   values_ = keys_.clone();
+  hints_.assign(static_cast<std::size_t>(layers * shape.query_heads), nan);
 }
 
 void DecodeSeries::put_attention(int row, const StepAttention& attention) {
   // Starting the other threads costs as much as some ten thousand numbers.
-  const std::int64_t grain = 1 + 65536 / std::max<std::int64_t>(1, attention.masses.size(1));
+  const std::int64_t grain = 1 + 8192 / std::max<std::int64_t>(1, attention.masses.size(1));
   at::parallel_for(0, index_.shape.query_heads, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t query_head = begin; query_head < end; ++query_head) {
       put_head(row, static_cast<int>(query_head), attention);
@@ -142,7 +94,8 @@ void DecodeSeries::put_head(int row, int query_head, const StepAttention& attent
   float* probabilities = top_probability_.mutable_data_ptr<float>() + cell * decode_top_keys;
   std::fill_n(keys, decode_top_keys, -1);
   std::fill_n(probabilities, decode_top_keys, std::numeric_limits<float>::quiet_NaN());
-  for (const std::int32_t slot : largest(values, length, decode_top_keys)) {
+  float& hint = hints_[static_cast<std::size_t>(cell)];
+  for (const std::int32_t slot : largest(values, length, decode_top_keys, hint)) {
     *keys++ = token[slot];
     *probabilities++ = values[slot];
   }
@@ -219,12 +172,26 @@ void DecodeSeries::add_layer(int series_row, int row, const LayerRecord& record,
   }
 }
 
+namespace {
+
+/// A copy that a plane of the next step does not overwrite.
+at::Tensor copy_of(const at::Tensor& plane) {
+  if (!plane.is_contiguous()) {
+    return plane.clone(at::MemoryFormat::Contiguous);
+  }
+  at::Tensor copy = at::empty(plane.sizes(), plane.options());
+  std::memcpy(copy.mutable_data_ptr(), plane.const_data_ptr(), plane.nbytes());
+  return copy;
+}
+
+}  // namespace
+
 void DecodeSeries::put(const char* name, int series_row, const at::Tensor& values) {
   std::vector<std::int64_t> offset(static_cast<std::size_t>(values.dim()) + 1, 0);
   std::vector<std::int64_t> count = values.sizes().vec();
   offset[0] = series_row;
   count.insert(count.begin(), 1);
-  thread_.put(std::string("steps/") + name, std::move(offset), std::move(count), values.clone());
+  thread_.put(std::string("steps/") + name, std::move(offset), std::move(count), copy_of(values));
 }
 
 void DecodeSeries::add_step(int series_row, std::int32_t token, const at::Tensor& logits) {

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "kvscope/capture/recorder.h"
 #include "step_attention.h"
@@ -63,6 +64,7 @@ class DecodeSeries {
   at::Tensor queries_;           ///< [layers, query_heads, head_dim]
   at::Tensor keys_;              ///< [layers, kv_heads, head_dim]
   at::Tensor values_;            ///< [layers, kv_heads, head_dim]
+  std::vector<float> hints_;     ///< [layers, query_heads] see largest()
 };
 
 }  // namespace kvscope::detail
