@@ -131,6 +131,7 @@ class Calibrator {
     watch.stop = options_.stop;
     PassRotations rotations(shape, positions, static_cast<int>(ids.size()), model_.device());
     watch.layer = [&](const LayerPass& pass) { look(pass, rotations); };
+    watch.keys_pre_rope = true;
     watch.progress = [&](int layer) {
       if (options_.progress) {
         const auto part = static_cast<std::int64_t>(ids.size()) * (layer + 1) / shape.layers;

@@ -171,7 +171,9 @@ class Pass {
     const Rotation rotation = place(layer, state);
     state.reserve(rows_);
     split_heads(qkv_, rotation, shape, state, space_.queries);
-    state.write_raw_keys(keys_pre_rope());
+    if (state.keeps_raw_keys()) {
+      state.write_raw_keys(keys_pre_rope());
+    }
     state.append(input_.first_token, positions_);
     show(HookPoint::queries, layer, space_.queries);
     show(HookPoint::keys, layer, state.keys());
@@ -229,8 +231,10 @@ class Pass {
   at::Tensor attend(int layer, int count) {
     const AttentionPass pass = attend_to(layer, count);
     if (watch_.layer) {
-      watch_.layer({layer, space_.queries, keys_pre_rope().to(at::kFloat), pass.stats.lse,
-                    pass.output, hidden_, positions_, pass.stats});
+      const at::Tensor raw =
+          watch_.keys_pre_rope ? keys_pre_rope().to(at::kFloat) : at::Tensor();
+      watch_.layer({layer, space_.queries, raw, pass.stats.lse, pass.output, hidden_, positions_,
+                    pass.stats});
     }
     return pass.output;
   }

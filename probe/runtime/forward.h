@@ -19,7 +19,7 @@ namespace kvscope::detail {
 struct LayerPass {
   int layer = 0;
   at::Tensor queries;        ///< [query_heads, rows, head_dim] float32 post-RoPE
-  at::Tensor keys_pre_rope;  ///< [kv_heads, rows, head_dim] float32
+  at::Tensor keys_pre_rope;  ///< [kv_heads, rows, head_dim] float32, if the watch wants them
   at::Tensor lse;     ///< [query_heads, rows], or of the newest rows only (`PassWatch::rows`)
   at::Tensor output;  ///< [query_heads, rows of lse, head_dim] attention output, before W_O
   at::Tensor hidden;  ///< [rows, hidden_dim] residual stream that went in; changes after the call
@@ -30,6 +30,7 @@ struct LayerPass {
 /// Who watches a pass. Every member may be empty.
 struct PassWatch {
   std::function<void(const LayerPass&)> layer;
+  bool keys_pre_rope = false;  ///< `layer` reads them
   /// How many of the newest rows' LSE `layer` needs in this layer; at least what is asked is
   /// computed.
   std::function<int(int layer, int rows)> rows;

@@ -71,9 +71,6 @@ at::Tensor LayerState::next_values(int kv_head, int count) const {
 }
 
 void LayerState::write_raw_keys(const at::Tensor& keys) const {
-  if (!raw_keys_.defined()) {
-    return;
-  }
   for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
     raw_keys_.select(0, kv_head)
         .narrow(0, length(kv_head), keys.size(1))

@@ -44,8 +44,9 @@ class LayerState {
   /// Where the next rows of a head go: [count, head_dim], after `reserve(count)`.
   at::Tensor next_keys(int kv_head, int count) const;
   at::Tensor next_values(int kv_head, int count) const;
-  /// Stores the pre-RoPE keys [kv_heads, count, head_dim] of the same rows, if the form has them.
+  /// Stores the pre-RoPE keys [kv_heads, count, head_dim] of the same rows; only where `keeps_raw_keys`.
   void write_raw_keys(const at::Tensor& keys) const;
+  bool keeps_raw_keys() const { return raw_keys_.defined(); }
   /// Makes the rows written there live: slots of tokens first_token, first_token + 1, ...
   void append(int first_token, std::span<const std::int32_t> positions);
   /// Forgets the newest `count` slots of every head.

@@ -1,6 +1,5 @@
 #include "layer_statistics.h"
 
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/zeros.h>
@@ -85,10 +84,7 @@ void add_cut(LayerStatistics& statistics, const StatisticsPass& pass, const Laye
 
 LayerStatistics LayerStatistics::clone() const {
   LayerStatistics copy = *this;
-  copy.queries = clone_of(queries);
-  copy.lse = clone_of(lse);
-  copy.query_room.reset();
-  copy.lse_room.reset();
+  copy.newest = newest.clone();
   copy.sum = clone_of(sum);
   copy.decode_sum = clone_of(decode_sum);
   copy.sum_squares = clone_of(sum_squares);
@@ -96,60 +92,9 @@ LayerStatistics LayerStatistics::clone() const {
   return copy;
 }
 
-void LayerStatistics::forget_queries() {
-  queries.reset();
-  lse.reset();
-  query_room.reset();
-  lse_room.reset();
-  positions.clear();
-}
-
-namespace {
-
-/// The newest `kept` of `old` rows followed by `fresh` ones: a part of `room`, which holds twice as
-/// many as are ever kept, so that a decode step moves them only once in a while.
-at::Tensor followed_by(at::Tensor& room, const at::Tensor& old, std::int64_t kept,
-                       const at::Tensor& fresh, int window) {
-  const std::int64_t added = fresh.size(1);
-  std::int64_t first = 0;  // of the kept rows in the room
-  if (room.defined()) {
-    first = old.storage_offset() / room.stride(1) + old.size(1) - kept;
-  }
-  if (!room.defined() || first + kept + added > room.size(1)) {
-    std::vector<std::int64_t> sizes = fresh.sizes().vec();
-    sizes[1] = std::int64_t{2} * window;
-    at::Tensor wider = at::empty(sizes, fresh.options());
-    wider.narrow(1, 0, kept).copy_(old.narrow(1, old.size(1) - kept, kept));
-    room = wider;
-    first = 0;
-  }
-  room.narrow(1, first + kept, added).copy_(fresh);
-  return room.narrow(1, first, kept + added);
-}
-
-}  // namespace
-
 void remember_queries(LayerStatistics& statistics, const StatisticsPass& pass, int window) {
-  const auto rows = static_cast<int>(pass.queries.size(1));
-  const int fresh = std::min(rows, window);
-  const auto old = static_cast<int>(statistics.positions.size());
-  const int kept = std::min(old, window - fresh);
-  const at::Tensor queries = pass.queries.narrow(1, rows - fresh, fresh);
-  const at::Tensor lse = pass.lse.narrow(1, pass.lse.size(1) - fresh, fresh);
-  if (kept > 0) {
-    statistics.queries =
-        followed_by(statistics.query_room, statistics.queries, kept, queries, window);
-    statistics.lse = followed_by(statistics.lse_room, statistics.lse, kept, lse, window);
-  } else {
-    statistics.query_room.reset();
-    statistics.lse_room.reset();
-    statistics.queries = queries.clone();
-    statistics.lse = lse.clone();
-  }
-  statistics.positions.erase(statistics.positions.begin(), statistics.positions.end() - kept);
-  statistics.positions.insert(statistics.positions.end(), pass.positions.end() - fresh,
-                              pass.positions.end());
-  statistics.queries_seen += rows;
+  statistics.newest.add(pass.queries, pass.lse, pass.positions, window);
+  statistics.queries_seen += static_cast<int>(pass.queries.size(1));
 }
 
 void add_columns(LayerStatistics& statistics, const StatisticsPass& pass, const LayerState& state,

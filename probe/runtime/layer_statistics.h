@@ -4,31 +4,25 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "kvscope/core/shape.h"
 #include "kvscope/kernels/attention_stats.h"
 #include "layer_state.h"
+#include "newest_queries.h"
 
 namespace kvscope::detail {
 
 /// What a live run remembers of one layer for evidence: the newest queries, and column statistics
 /// over all queries where they were asked for. Columns are slots and follow every cut.
 struct LayerStatistics {
-  at::Tensor queries;                   ///< [query_heads, newest, head_dim] post-RoPE
-  at::Tensor lse;                       ///< [query_heads, newest] at the time of the query
-  std::vector<std::int32_t> positions;  ///< [newest]
+  NewestQueries newest;  ///< post-RoPE, LSE at the time of the query
   int queries_seen = 0;
   at::Tensor sum;          ///< [query_heads, slots or more]; undefined: not collected
   at::Tensor decode_sum;   ///< likewise, queries of decode steps alone
   at::Tensor sum_squares;  ///< likewise
   at::Tensor max;          ///< likewise
-  at::Tensor
-      query_room;       ///< [query_heads, room, head_dim] that `queries` is a part of, or undefined
-  at::Tensor lse_room;  ///< [query_heads, room] likewise
 
   LayerStatistics clone() const;
-  void forget_queries();
 };
 
 /// A pass of one layer, as statistics need it: its slots are appended to `state` already.

@@ -69,7 +69,7 @@ at::Tensor LiveEvidence::values() const {
 }
 
 void LiveEvidence::check_newest(int newest) const {
-  const auto kept = static_cast<int>(statistics_.positions.size());
+  const auto kept = statistics_.newest.count();
   KVSCOPE_CHECK(newest > 0 && newest <= kept, ErrorCode::missing_data,
                 fmt::format("the newest {} queries are needed", newest),
                 fmt::format("live run, layer {} (keeps {})", moment_.layer, kept),
@@ -78,9 +78,9 @@ void LiveEvidence::check_newest(int newest) const {
 
 at::Tensor LiveEvidence::queries(int newest) const {
   check_newest(newest);
-  const auto kept = static_cast<int>(statistics_.positions.size());
+  const auto kept = statistics_.newest.count();
   return remembered("queries", newest, [&] {
-    return statistics_.queries.narrow(1, kept - newest, newest).contiguous();
+    return statistics_.newest.queries().narrow(1, kept - newest, newest).contiguous();
   });
 }
 
@@ -90,8 +90,8 @@ at::Tensor LiveEvidence::attention(int newest) const {
     if (gradient_.attention.queries.defined() && newest == gradient_.attention.queries.size(1)) {
       return attention_probabilities(gradient_.attention);
     }
-    const std::vector<std::int32_t> positions(statistics_.positions.end() - newest,
-                                              statistics_.positions.end());
+    const std::vector<std::int32_t> positions(statistics_.newest.positions().end() - newest,
+                                              statistics_.newest.positions().end());
     return attention_rows(queries(newest), positions, state_, shape(), moment_.layer);
   });
 }
@@ -138,11 +138,12 @@ at::Tensor LiveEvidence::pass_sum() const {
   AttentionStatsOptions options;
   options.scale = shape().attention_scale;
   options.softcap = shape().logit_softcap;
-  options.first_query = slots_.slots - static_cast<int>(statistics_.queries.size(1));
+  options.first_query = slots_.slots - statistics_.newest.count();
   options.entropy = false;
   options.last_query = false;
   const at::Tensor sum =
-      attention_stats(statistics_.queries, state_.keys().to(at::kFloat), statistics_.lse, options)
+      attention_stats(statistics_.newest.queries(), state_.keys().to(at::kFloat),
+                      statistics_.newest.lse(), options)
           .sum;
   const at::Tensor counts = state_.multiplicity();
   return counts.defined() ? sum.mul(counts.repeat_interleave(shape().group_size(), 0)) : sum;
@@ -170,9 +171,9 @@ at::Tensor LiveEvidence::last_query() const {
 
 at::Tensor LiveEvidence::lse(int newest) const {
   check_newest(newest);
-  const std::int64_t kept = statistics_.lse.size(1);
+  const std::int64_t kept = statistics_.newest.count();
   return remembered("lse", newest,
-                    [&] { return statistics_.lse.narrow(1, kept - newest, newest).contiguous(); });
+                    [&] { return statistics_.newest.lse().narrow(1, kept - newest, newest).contiguous(); });
 }
 
 at::Tensor LiveEvidence::key_norm() const {

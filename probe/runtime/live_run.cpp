@@ -175,6 +175,7 @@ at::Tensor LiveRunOnModel::pass(const PassInput& input, const Use& use) {
   const bool observed = use.observer != nullptr;
   if (use.remember || use.statistics || use.recorder != nullptr || observed) {
     watch.layer = [&](const LayerPass& seen) { watch_layer(seen, input, use); };
+    watch.keys_pre_rope = use.recorder != nullptr && !use.decode;
     watch.rows = [&](int layer, int rows) {
       const bool all =
           use.statistics || observed || (use.recorder != nullptr && use.recorder->wants(layer));
@@ -340,7 +341,7 @@ void LiveRunOnModel::apply(const Decision& decision) {
     follow_cut(statistics_[index], state.slots(), cut.slots, shape());
     state.replace(cut, shape().rope_of(layer.layer));
     if (decision.form.positions != CacheForm::Positions::original) {
-      statistics_[index].forget_queries();  // they stood at positions that are gone
+      statistics_[index].newest.clear();  // they stood at positions that are gone
     }
   }
 }

@@ -27,11 +27,11 @@ class Passes {
   }
   void expect_newest(const LayerStatistics& statistics, int window) const {
     const int kept = std::min(window, seen_);
-    ASSERT_EQ(static_cast<int>(statistics.positions.size()), kept);
+    ASSERT_EQ(statistics.newest.count(), kept);
     EXPECT_EQ(statistics.queries_seen, seen_);
-    EXPECT_EQ(statistics.positions.back(), seen_ - 1);
-    EXPECT_TRUE(statistics.queries.equal(all_queries_.narrow(1, seen_ - kept, kept)));
-    EXPECT_TRUE(statistics.lse.equal(all_lse_.narrow(1, seen_ - kept, kept)));
+    EXPECT_EQ(statistics.newest.positions().back(), seen_ - 1);
+    EXPECT_TRUE(statistics.newest.queries().equal(all_queries_.narrow(1, seen_ - kept, kept)));
+    EXPECT_TRUE(statistics.newest.lse().equal(all_lse_.narrow(1, seen_ - kept, kept)));
   }
 
  private:
@@ -78,7 +78,7 @@ TEST(NewestQueries, AViewOfEarlierQueriesIsNotOverwritten) {
   Passes passes;
   passes.add(statistics, 4, 4);
   passes.add(statistics, 1, 4);
-  const at::Tensor view = statistics.queries;
+  const at::Tensor view = statistics.newest.queries();
   const at::Tensor copy = view.clone();
   for (int step = 0; step < 9; ++step) {
     passes.add(statistics, 1, 4);
