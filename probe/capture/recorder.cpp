@@ -23,7 +23,8 @@
 namespace kvscope {
 namespace {
 
-/// A live capture is committed after this many decode steps, or after this much time.
+/// The writer is given what waits after this many decode steps; a live capture, which is committed
+/// then, also after this much time.
 constexpr int commit_steps = 32;
 constexpr std::chrono::milliseconds commit_interval{100};
 
@@ -114,6 +115,26 @@ struct Recorder::Impl {
     open_row = -1;
   }
 
+  /// Hands the tokens of the steps since the last call to the writer, and has a live file commit
+  /// them.
+  void commit() {
+    thread.list_dropped();
+    thread.then([tokens = std::exchange(appended, {}),
+                 rows = series_rows(taken)](CaptureWriter& file) {
+      for (const Appended& token : tokens) {
+        file.append_token(token.id, token.position, token.piece);
+      }
+      file.commit(rows);
+    });
+  }
+
+  /// A token fed by a decode step.
+  struct Appended {
+    std::int32_t id = 0;
+    int position = 0;
+    std::string piece;
+  };
+
   CaptureRequest request;
   CaptureChoice choice;
   CaptureIndex index;
@@ -130,6 +151,7 @@ struct Recorder::Impl {
   std::optional<detail::LostMass> lost;
   std::chrono::steady_clock::time_point committed = std::chrono::steady_clock::now();
   int taken = 0;      ///< decode steps
+  std::vector<Appended> appended;  ///< since the writer was told last
   int open_row = -1;  ///< layer whose prompt statistics are whole, but not yet its hook points
 };
 
@@ -266,28 +288,23 @@ void Recorder::decode_step(int step, std::int32_t token, const std::string& piec
     impl.hooks.end_step(row);
   }
   impl.snapshots.end_step(step);
-  const int position = impl.index.prompt_tokens + step - 1;
-  impl.thread.then([=](CaptureWriter& file) {
-    file.append_token(token, position, piece);
-    if (step == 1) {
-      file.set_state(CaptureState::decode);
-    }
-  });
+  impl.appended.push_back({token, impl.index.prompt_tokens + step - 1, piece});
   impl.taken = step;
+  if (step == 1) {
+    impl.thread.then([](CaptureWriter& file) { file.set_state(CaptureState::decode); });
+  }
   const auto now = std::chrono::steady_clock::now();
-  if (step % commit_steps == 0 || now - impl.committed >= commit_interval) {
+  if (step % commit_steps == 0 ||
+      (impl.request.live && now - impl.committed >= commit_interval)) {
     impl.committed = now;
-    impl.thread.list_dropped();
-    impl.thread.then([rows = impl.series_rows(step)](CaptureWriter& file) { file.commit(rows); });
+    impl.commit();
   }
 }
 
 void Recorder::stop(CaptureState state, const std::string& message) noexcept {
   Impl& impl = *impl_;
   try {
-    impl.thread.list_dropped();
-    impl.thread.then(
-        [rows = impl.series_rows(impl.taken)](CaptureWriter& file) { file.commit(rows); });
+    impl.commit();
     impl.thread.drain();
   } catch (const std::exception&) {  // the writer failed: what was committed before is valid
   }
@@ -305,7 +322,7 @@ std::int64_t Recorder::dropped_bytes() const {
 void Recorder::finish(int steps) {
   Impl& impl = *impl_;
   impl.close_layer();
-  impl.thread.list_dropped();
+  impl.commit();
   impl.thread.drain();
   if (!impl.planes.failed_layers().empty() && !impl.writer.live()) {
     impl.writer.set_attribute("reduce/self_check", "self_check_failed",

@@ -1,10 +1,19 @@
 #include "writer_thread.h"
 
+#include <ATen/ops/stack.h>
+
 #include <chrono>
+#include <iterator>
 #include <span>
 #include <utility>
 
 namespace kvscope::detail {
+namespace {
+
+/// Rows of decode steps that wait do not wake the writer until they are so many bytes.
+constexpr std::int64_t waking_bytes = std::int64_t{4} << 20;
+
+}  // namespace
 
 WriterThread::WriterThread(CaptureWriter& writer, WriterPolicy policy)
     : writer_(writer), policy_(std::move(policy)), thread_([this] { run(); }) {}
@@ -53,7 +62,8 @@ void WriterThread::put(const std::string& dataset, std::vector<std::int64_t> off
                        std::vector<std::int64_t> count, at::Tensor values) {
   const auto bytes = static_cast<std::int64_t>(values.nbytes());
   const WriteClass kind = class_of(dataset);
-  const std::int64_t step = dataset.starts_with("steps/") ? offset.at(0) + 1 : 0;
+  const bool is_step_row = dataset.starts_with("steps/");
+  const std::int64_t step = is_step_row ? offset.at(0) + 1 : 0;
   const bool thins = kind == WriteClass::series && !policy_.never_drop;
   constexpr std::int64_t bulk_left_out = 1;
   std::unique_lock lock(mutex_);
@@ -77,9 +87,10 @@ void WriterThread::put(const std::string& dataset, std::vector<std::int64_t> off
   }
   rethrow();
   waiting_bytes_ += bytes;
+  const bool wake = waiting_bytes_ >= waking_bytes;
   jobs_.push_back({dataset, std::move(offset), std::move(count), std::move(values), {}});
   lock.unlock();
-  if (kind != WriteClass::series) {
+  if (!is_step_row || wake) {
     changed_.notify_all();
   }
 }
@@ -128,6 +139,30 @@ void WriterThread::write(const Job& job) {
   }
 }
 
+void WriterThread::join_rows(Job& job) {
+  if (job.work || !job.dataset.starts_with("steps/") || job.count.front() != 1) {
+    return;
+  }
+  std::vector<at::Tensor> rows = {job.values};
+  std::vector<std::int64_t> next = job.offset;
+  ++next.front();
+  for (auto other = jobs_.begin(); other != jobs_.end() && !other->work;) {
+    if (other->offset != next || other->count != job.count || other->dataset != job.dataset ||
+        other->values.sizes() != job.values.sizes() ||
+        other->values.options().dtype() != job.values.options().dtype()) {
+      ++other;
+      continue;
+    }
+    rows.push_back(std::move(other->values));
+    other = jobs_.erase(other);
+    ++next.front();
+  }
+  if (rows.size() > 1) {
+    job.values = at::stack(rows);
+    job.count.front() = std::ssize(rows);
+  }
+}
+
 void WriterThread::run() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -137,6 +172,7 @@ void WriterThread::run() {
     }
     Job job = std::move(jobs_.front());
     jobs_.pop_front();
+    join_rows(job);
     busy_ = true;
     lock.unlock();
     std::exception_ptr failure;

@@ -30,8 +30,8 @@ class WriterThread {
   WriterThread& operator=(const WriterThread&) = delete;
 
   /// Writes `values` (float32, int32 or int64, any strides; must not change any more) as the box at
-  /// `offset` of extent `count`. Rows of a series wait for the `then` that ends their step: waking
-  /// the writer for each of them costs the step more than their numbers do.
+  /// `offset` of extent `count`. Rows of /steps wait for the next `then`, or until they are many:
+  /// waking the writer for each of them costs a decode step more than their numbers do.
   void put(const std::string& dataset, std::vector<std::int64_t> offset,
            std::vector<std::int64_t> count, at::Tensor values);
   /// Runs `work` on the writer thread, after all that was put before.
@@ -56,6 +56,9 @@ class WriterThread {
   static std::int64_t bytes_of(const Job& job);
   void run();
   void write(const Job& job);
+  /// Takes the rows of the steps that follow out of the queue, up to the next `then`, to be written
+  /// at once.
+  void join_rows(Job& job);
   void rethrow();
   /// Whether `bytes` more may be queued now; waits for it, at most `patience` where there is one.
   bool make_room(std::unique_lock<std::mutex>& lock, std::int64_t bytes,
