@@ -161,12 +161,13 @@ void CaptureWriter::write(const std::string& dataset, const std::vector<std::int
   impl_->write_box(impl_->find(dataset), offset, count, H5T_NATIVE_INT64, values.data());
 }
 
-void CaptureWriter::append_token(std::int32_t id, std::int32_t position, const std::string& piece) {
+void CaptureWriter::append_token(std::int32_t id, std::int32_t position, const std::string& piece,
+                                 Segment segment) {
   const Session session;
   KVSCOPE_CHECK(impl_->tokens < impl_->index.tokens, ErrorCode::failed,
                 fmt::format("the capture was planned for {} tokens", impl_->index.tokens),
                 impl_->path, "plan more with --new-tokens");
-  impl_->set_token_row(impl_->tokens, id, position, Segment::generated, piece);
+  impl_->set_token_row(impl_->tokens, id, position, segment, piece);
   ++impl_->tokens;
 }
 
@@ -217,7 +218,7 @@ void CaptureWriter::set_state(CaptureState state) {
   }
 }
 
-void CaptureWriter::finish(int steps, CaptureState state) {
+void CaptureWriter::finish(int steps, CaptureState state, const std::string& message) {
   Impl& impl = *impl_;
   {
     const Session session;
@@ -238,6 +239,9 @@ void CaptureWriter::finish(int steps, CaptureState state) {
     for (const int row : impl.layers_done) {
       impl.status.set_layer_done(row);
     }
+  }
+  if (!message.empty()) {
+    impl.status.set_message(message);
   }
   impl.status.commit(static_cast<std::uint64_t>(steps), 0);
   impl.status.set_state(state);

@@ -61,8 +61,9 @@ class CaptureWriter {
   void write(const std::string& dataset, const std::vector<std::int64_t>& offset,
              const std::vector<std::int64_t>& count, std::span<const std::int64_t> values);
 
-  /// Adds a generated token (segment 3) to /tokens.
-  void append_token(std::int32_t id, std::int32_t position, const std::string& piece);
+  /// Adds a token that was fed after the prompt to /tokens.
+  void append_token(std::int32_t id, std::int32_t position, const std::string& piece,
+                    Segment segment = Segment::generated);
   /// Adds a row to /status/dropped. Throws Error{failed} if the dataset was not announced.
   void add_dropped(const DroppedRange& range);
   /// Sets a string attribute of a dataset or of the root ("").
@@ -76,8 +77,9 @@ class CaptureWriter {
   void layer_done(int row);
   void set_state(CaptureState state);
 
-  /// Writes axes and state, closes; of a batch file, renames. `steps`: decode steps written.
-  void finish(int steps, CaptureState state = CaptureState::done);
+  /// Writes axes and state, closes; of a batch file, renames. `steps`: decode steps written;
+  /// `message`: what a reader should know about how the run ended.
+  void finish(int steps, CaptureState state = CaptureState::done, const std::string& message = {});
   /// Ends a live file early: what was committed stays valid, the file says why it ends there. Does
   /// nothing for a batch file or after `finish`.
   void stop(CaptureState state, const std::string& message) noexcept;
