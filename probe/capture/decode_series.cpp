@@ -221,9 +221,11 @@ void DecodeSeries::add_step(int series_row, std::int32_t token, const at::Tensor
     put_kv_heads("keys", keys_);
     put_kv_heads("values", values_);
   }
-  const TopLogits top = top_logits(logits);
-  put("logit_token", series_row, top.token);
-  put("logit_logprob", series_row, top.log_probability);
+  if (logits.defined()) {
+    const TopLogits top = top_logits(logits);
+    put("logit_token", series_row, top.token);
+    put("logit_logprob", series_row, top.log_probability);
+  }
   put("token", series_row, at::full({}, token, at::kInt));
   const auto now = std::chrono::steady_clock::now();
   put("time_ns", series_row,

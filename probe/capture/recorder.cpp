@@ -122,7 +122,7 @@ struct Recorder::Impl {
     thread.then([tokens = std::exchange(appended, {}),
                  rows = series_rows(taken)](CaptureWriter& file) {
       for (const Appended& token : tokens) {
-        file.append_token(token.id, token.position, token.piece);
+        file.append_token(token.id, token.position, token.piece, token.segment);
       }
       file.commit(rows);
     });
@@ -133,6 +133,7 @@ struct Recorder::Impl {
     std::int32_t id = 0;
     int position = 0;
     std::string piece;
+    Segment segment = Segment::generated;
   };
 
   CaptureRequest request;
@@ -243,6 +244,9 @@ void Recorder::prefill_logits(const at::Tensor& logits) {
   Impl& impl = *impl_;
   impl.close_layer();
   impl.snapshots.end_step(0);
+  if (!logits.defined()) {
+    return;
+  }
   impl.finite.see(logits, "logits", -1, 0);
   const detail::TopLogits top = detail::top_logits(logits);
   impl.thread.put("model/logit_token", {0}, {top.token.size(0)}, top.token);
@@ -279,7 +283,7 @@ void Recorder::decode_layer(int step, const LayerRecord& record) {
 }
 
 void Recorder::decode_step(int step, std::int32_t token, const std::string& piece,
-                           const at::Tensor& logits) {
+                           const at::Tensor& logits, Segment segment) {
   Impl& impl = *impl_;
   impl.close_layer();
   impl.finite.see(logits, "logits", -1, step);
@@ -288,7 +292,7 @@ void Recorder::decode_step(int step, std::int32_t token, const std::string& piec
     impl.hooks.end_step(row);
   }
   impl.snapshots.end_step(step);
-  impl.appended.push_back({token, impl.index.prompt_tokens + step - 1, piece});
+  impl.appended.push_back({token, impl.index.prompt_tokens + step - 1, piece, segment});
   impl.taken = step;
   if (step == 1) {
     impl.thread.then([](CaptureWriter& file) { file.set_state(CaptureState::decode); });
@@ -319,7 +323,7 @@ std::int64_t Recorder::dropped_bytes() const {
   return impl_->thread.dropped_bytes();
 }
 
-void Recorder::finish(int steps) {
+void Recorder::finish(int steps, const std::string& message) {
   Impl& impl = *impl_;
   impl.close_layer();
   impl.commit();
@@ -331,7 +335,7 @@ void Recorder::finish(int steps) {
   if (!impl.finite.first().empty() && !impl.writer.live()) {
     impl.writer.set_attribute("reduce/lse", "nonfinite", impl.finite.first());
   }
-  impl.writer.finish(impl.series_rows(steps));
+  impl.writer.finish(impl.series_rows(steps), CaptureState::done, message);
 }
 
 }  // namespace kvscope

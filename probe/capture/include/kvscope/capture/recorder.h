@@ -69,22 +69,24 @@ class Recorder {
   void keys_gradient(int layer, const at::Tensor& gradient);
   /// A chunk of the prompt. Chunks of one layer come in order; the last one completes the layer.
   void prefill_layer(const LayerRecord& record);
-  /// What the prompt ends in: [vocabulary]. The top 64 are stored.
+  /// What the prompt ends in: [vocabulary], or undefined where the run does not compute it. The top
+  /// 64 are stored.
   void prefill_logits(const at::Tensor& logits);
   /// One decode step's layer. A step that the request left out costs nothing.
   void decode_layer(int step, const LayerRecord& record);
   /// One decode step as a whole: the token that was fed and the top 64 of the next-token
-  /// distribution.
-  void decode_step(int step, std::int32_t token, const std::string& piece,
-                   const at::Tensor& logits);
+  /// distribution (of undefined logits none).
+  void decode_step(int step, std::int32_t token, const std::string& piece, const at::Tensor& logits,
+                   Segment segment = Segment::generated);
   /// Where the run's numbers first were NaN or infinite, in words: layer, what, step; empty = so
   /// far nowhere. The file holds them as they are, and says so at `/reduce/lse` (attribute
   /// `nonfinite`).
   const std::string& first_nonfinite() const;
   /// What was left out so far because the disk was slower than the run.
   std::int64_t dropped_bytes() const;
-  /// Drains the writer, renames the file. `steps`: decode steps taken.
-  void finish(int steps);
+  /// Drains the writer, renames the file. `steps`: decode steps taken; `message`: see
+  /// `CaptureWriter::finish`.
+  void finish(int steps, const std::string& message = {});
   /// Ends a live capture early: all whole steps are committed, the file says why it ends. A batch
   /// capture leaves no file.
   void stop(CaptureState state, const std::string& message) noexcept;
