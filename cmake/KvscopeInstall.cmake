@@ -10,7 +10,7 @@ endforeach()
 install(TARGETS kvscope_all EXPORT kvscope-targets)
 
 add_custom_target(programs)
-foreach(folder probe/kernels viewer/cli viewer/gui)
+foreach(folder probe/kernels probe/attach viewer/cli viewer/gui)
   if(EXISTS ${PROJECT_BINARY_DIR}/${folder}/CMakeFiles)
     get_property(targets DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} PROPERTY BUILDSYSTEM_TARGETS)
     foreach(target IN LISTS targets)

@@ -22,7 +22,7 @@ MODULES = {
     "evidence": ("probe/evidence", "storage kernels", "fmt torch"),
     "capture": ("probe/capture", "storage kernels", "fmt torch json"),
     "runtime": ("probe/runtime", "model evidence capture kernels storage", "fmt torch"),
-    "attach": ("probe/attach", "evidence capture kernels storage", "fmt torch"),
+    "attach": ("probe/attach", "evidence capture kernels storage", "fmt torch json"),
     "methods": ("methods", "evidence kernels storage", "fmt torch json"),
     "spectral": ("spectral", "model storage", "fmt eigen cusolver cuda"),
     "scene": ("viewer/scene", "", "fmt json"),
