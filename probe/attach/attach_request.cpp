@@ -108,7 +108,8 @@ void read_shape(Fields& fields, ModelShape& shape) {
   fields.read("layer_rope", kind_of_layer);
   const auto in_range = [&](int kind) { return kind >= 0 && kind < std::ssize(kinds); };
   KVSCOPE_CHECK(!kinds.empty() && std::all_of(kind_of_layer.begin(), kind_of_layer.end(), in_range),
-                ErrorCode::usage, "layers rotate in a way that 'ropes' does not hold", "model.ropes");
+                ErrorCode::usage, "layers rotate in a way that 'ropes' does not hold",
+                "model.ropes");
   shape.rope = kinds.front();
   if (kinds.size() > 1) {
     for (const int kind : kind_of_layer) {
@@ -230,13 +231,13 @@ void choose_profile(AttachRequest& request, const TokenTable& prompt,
     return;
   }
   capture.profile = Profile::qkv;
-  const std::int64_t bytes = price_capture(capture, request.model.shape, prompt.prompt_tokens,
-                                           cache_type(request.model))
-                                 .disk_bytes;
+  const std::int64_t bytes =
+      price_capture(capture, request.model.shape, prompt.prompt_tokens, cache_type(request.model))
+          .disk_bytes;
   if (bytes >= default_profile_limit) {
     capture.profile = Profile::window;
-    notes.push_back(fmt::format("profile: window (qkv would take {}; ask for it with profile='qkv')",
-                                mebibytes(bytes)));
+    notes.push_back(fmt::format(
+        "profile: window (qkv would take {}; ask for it with profile='qkv')", mebibytes(bytes)));
   }
 }
 
@@ -244,9 +245,10 @@ void check_price(const AttachRequest& request, const TokenTable& prompt) {
   const ModelShape& shape = request.model.shape;
   const CapturePrice price =
       price_capture(request.capture, shape, prompt.prompt_tokens, cache_type(request.model));
-  KVSCOPE_CHECK(request.confirmed || price.disk_bytes <= unconfirmed_limit, ErrorCode::usage,
-                fmt::format("the capture would take {}", mebibytes(price.disk_bytes)), request.path,
-                "choose profile 'window' or 'scores', fewer layers, or confirm with confirmed=True");
+  KVSCOPE_CHECK(
+      request.confirmed || price.disk_bytes <= unconfirmed_limit, ErrorCode::usage,
+      fmt::format("the capture would take {}", mebibytes(price.disk_bytes)), request.path,
+      "choose profile 'window' or 'scores', fewer layers, or confirm with confirmed=True");
   Room room;
   const std::filesystem::path folder = std::filesystem::absolute(request.path).parent_path();
   room.folder = folder.string();
@@ -267,7 +269,8 @@ AttachRequest parse_attach_request(const std::string& json) {
   try {
     parsed = Json::parse(json);
   } catch (const Json::exception& error) {
-    throw Error(ErrorCode::usage, fmt::format("the request is no JSON: {}", error.what()), "request");
+    throw Error(ErrorCode::usage, fmt::format("the request is no JSON: {}", error.what()),
+                "request");
   }
   Fields fields(parsed, "request");
   AttachRequest request;

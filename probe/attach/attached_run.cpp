@@ -16,18 +16,16 @@ namespace kvscope {
 AttachedRun::Impl::Impl(AttachRequest request, std::vector<at::Tensor> output_weights)
     : request_(std::move(request)), output_weights_(std::move(output_weights)) {
   const ModelShape& shape = request_.model.shape;
-  KVSCOPE_CHECK(std::ssize(output_weights_) == shape.layers, ErrorCode::usage,
-                fmt::format("{} output projections for {} layers", output_weights_.size(),
-                            shape.layers),
-                "output weights", "pass one for each layer");
+  KVSCOPE_CHECK(
+      std::ssize(output_weights_) == shape.layers, ErrorCode::usage,
+      fmt::format("{} output projections for {} layers", output_weights_.size(), shape.layers),
+      "output weights", "pass one for each layer");
   for (const at::Tensor& weights : output_weights_) {
-    KVSCOPE_CHECK(weights.dim() == 2 && weights.is_floating_point() &&
-                      weights.size(0) == shape.hidden_dim &&
-                      weights.size(1) == std::int64_t{shape.query_heads} * shape.head_dim,
-                  ErrorCode::usage, "an output projection has another type or shape",
-                  "output weights",
-                  fmt::format("pass floats [{}, {}]", shape.hidden_dim,
-                              shape.query_heads * shape.head_dim));
+    KVSCOPE_CHECK(
+        weights.dim() == 2 && weights.is_floating_point() && weights.size(0) == shape.hidden_dim &&
+            weights.size(1) == std::int64_t{shape.query_heads} * shape.head_dim,
+        ErrorCode::usage, "an output projection has another type or shape", "output weights",
+        fmt::format("pass floats [{}, {}]", shape.hidden_dim, shape.query_heads * shape.head_dim));
   }
   const bool force = request_.capture.force;
   detail::refuse_existing(request_.path, force);
@@ -185,11 +183,10 @@ void AttachedRun::Impl::check_layers() const {
       missing.push_back(layer);
     }
   }
-  KVSCOPE_CHECK(missing.empty(), ErrorCode::unsupported,
-                fmt::format("layers {} did not call the attention function",
-                            fmt::join(missing, ", ")),
-                index_.architecture,
-                "capture a model whose layers use transformers' AttentionInterface");
+  KVSCOPE_CHECK(
+      missing.empty(), ErrorCode::unsupported,
+      fmt::format("layers {} did not call the attention function", fmt::join(missing, ", ")),
+      index_.architecture, "capture a model whose layers use transformers' AttentionInterface");
 }
 
 void AttachedRun::Impl::end_prompt(const at::Tensor& logits) {
@@ -198,8 +195,8 @@ void AttachedRun::Impl::end_prompt(const at::Tensor& logits) {
     recorder_->hook(HookPoint::logits, index_.shape.layers, 0, seen_, logits.to(at::kFloat));
   }
   if (seen_ + rows() == prompt_->prompt_tokens) {
-    recorder_->prefill_logits(
-        logits.defined() ? logits[logits.size(0) - 1].to(at::kFloat) : at::Tensor());
+    recorder_->prefill_logits(logits.defined() ? logits[logits.size(0) - 1].to(at::kFloat)
+                                               : at::Tensor());
     reader_->end_prompt();
   }
 }
@@ -227,8 +224,8 @@ void AttachedRun::Impl::end_steps(const at::Tensor& logits) {
     }
     // Several tokens at once after the prompt: asked, not generated.
     recorder_->decode_step(step, pass_->id[index],
-                           index < pass_->piece.size() ? pass_->piece[index] : std::string(), newest,
-                           rows() > 1 ? Segment::question : Segment::generated);
+                           index < pass_->piece.size() ? pass_->piece[index] : std::string(),
+                           newest, rows() > 1 ? Segment::question : Segment::generated);
     steps_ = step;
   }
   beyond_ += rows() - planned;

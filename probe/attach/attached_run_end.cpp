@@ -47,7 +47,8 @@ AttachedReport AttachedRun::Impl::report() const {
   report.notes = notes_;
   report.error = error;
   const bool left = error.empty() || request_.capture.live;  // a batch file is whole or not there
-  report.path = left && index_.prompt_tokens > 0 && detail::exists(request_.path) ? request_.path : "";
+  report.path =
+      left && index_.prompt_tokens > 0 && detail::exists(request_.path) ? request_.path : "";
   return report;
 }
 
@@ -64,15 +65,16 @@ AttachedReport AttachedRun::Impl::finish() {
   std::int64_t dropped = 0;
   AttachedReport decided;
   guard([&] {
-    KVSCOPE_CHECK(recorder_ && !in_prompt(), ErrorCode::failed,
-                  recorder_ ? fmt::format("{} of {} prompt tokens were read", seen_,
-                                          prompt_->prompt_tokens)
-                            : std::string("the model was not run"),
-                  request_.path, "run the model inside the capture");
+    KVSCOPE_CHECK(
+        recorder_ && !in_prompt(), ErrorCode::failed,
+        recorder_ ? fmt::format("{} of {} prompt tokens were read", seen_, prompt_->prompt_tokens)
+                  : std::string("the model was not run"),
+        request_.path, "run the model inside the capture");
     std::string message;
     if (beyond_ > 0) {
       message = fmt::format(
-          "the run went on for {} tokens beyond the {} that were planned; plan more with new_tokens",
+          "the run went on for {} tokens beyond the {} that were planned; plan more with "
+          "new_tokens",
           beyond_, request_.capture.new_tokens);
       notes_.push_back(message);
     }
@@ -82,9 +84,10 @@ AttachedReport AttachedRun::Impl::finish() {
     recorder_->finish(steps_, message);
     dropped = recorder_->dropped_bytes();
     if (dropped > 0) {
-      notes_.push_back(fmt::format("the disk was slower than the run: {} bytes were left out, listed "
-                                   "in /status/dropped",
-                                   dropped));
+      notes_.push_back(
+          fmt::format("the disk was slower than the run: {} bytes were left out, listed "
+                      "in /status/dropped",
+                      dropped));
     }
     write_decision_file(decided);
   });

@@ -43,9 +43,7 @@ class AttachedRun::Impl {
   bool in_prompt() const { return seen_ < prompt_->prompt_tokens; }
   int rows() const { return static_cast<int>(pass_->id.size()); }
   /// Rows of this pass that are still planned for, of a pass after the prompt.
-  int planned_rows() const {
-    return std::clamp(request_.capture.new_tokens - steps_, 0, rows());
-  }
+  int planned_rows() const { return std::clamp(request_.capture.new_tokens - steps_, 0, rows()); }
   void step_layer(const AttentionCall& call);
   void end_prompt(const at::Tensor& logits);
   void end_steps(const at::Tensor& logits);
@@ -65,8 +63,8 @@ class AttachedRun::Impl {
   std::vector<bool> layer_seen_;  ///< in this pass
   std::vector<HeldRow> held_;     ///< of this pass
   std::vector<std::string> notes_;
-  int seen_ = 0;   ///< tokens before this pass
-  int steps_ = 0;  ///< recorded
+  int seen_ = 0;    ///< tokens before this pass
+  int steps_ = 0;   ///< recorded
   int beyond_ = 0;  ///< steps that were not planned for
 };
 

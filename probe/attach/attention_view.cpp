@@ -81,8 +81,7 @@ at::Tensor hidden_cells(const AttentionCall& call, const ModelShape& shape) {
   if (!call.hidden_heads.defined() || call.hidden_heads.numel() == 0) {
     return {};
   }
-  require(call.hidden_columns.defined() &&
-              call.hidden_columns.numel() == call.hidden_heads.numel(),
+  require(call.hidden_columns.defined() && call.hidden_columns.numel() == call.hidden_heads.numel(),
           call, "hidden cells need a head and a column each", "pass two lists of one length");
   at::Tensor cells = at::zeros({shape.kv_heads, call.key.size(2)}, at::kBool);
   const at::Tensor heads = call.hidden_heads.to(at::kCPU, at::kLong).contiguous();

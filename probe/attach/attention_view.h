@@ -26,7 +26,8 @@ Columns columns_of(const AttentionCall& call, int tokens);
 /// Cells that no query sees, [kv_heads, columns] bool on the CPU; undefined if there are none.
 at::Tensor hidden_cells(const AttentionCall& call, const ModelShape& shape);
 
-/// Rows [kv_heads, columns, head_dim] in the order of slots: `order` as `CacheSlots::order` gives it.
+/// Rows [kv_heads, columns, head_dim] in the order of slots: `order` as `CacheSlots::order` gives
+/// it.
 at::Tensor in_order(const at::Tensor& rows, const at::Tensor& order);
 
 /// What the query of one row sees of slots that are no longer all tokens: fills in keys, values,

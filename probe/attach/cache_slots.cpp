@@ -96,13 +96,14 @@ void CacheSlots::find_again(const at::Tensor& keys, const at::Tensor& values,
         const bool free = !taken[static_cast<std::size_t>(same->second)];
         found.token = lower && free ? same->second : found.token;
       }
-      KVSCOPE_CHECK(found.token >= 0 || found.hidden, ErrorCode::unsupported,
-                    fmt::format("column {} of KV head {} holds a key and value that the run did not "
-                                "compute for any token",
-                                column, kv_head),
-                    "compressed cache",
-                    "methods that merge, average or rotate keys anew cannot be traced to tokens; "
-                    "capture a method that only drops them");
+      KVSCOPE_CHECK(
+          found.token >= 0 || found.hidden, ErrorCode::unsupported,
+          fmt::format("column {} of KV head {} holds a key and value that the run did not "
+                      "compute for any token",
+                      column, kv_head),
+          "compressed cache",
+          "methods that merge, average or rotate keys anew cannot be traced to tokens; "
+          "capture a method that only drops them");
       if (found.token >= 0) {
         taken[static_cast<std::size_t>(found.token)] = true;
       }
@@ -165,7 +166,8 @@ std::vector<std::vector<int>> CacheSlots::ordered(int columns) const {
       }
     }
     std::sort(seen.begin(), seen.end(), [&](int a, int b) {
-      return of_head[static_cast<std::size_t>(a)].token < of_head[static_cast<std::size_t>(b)].token;
+      return of_head[static_cast<std::size_t>(a)].token <
+             of_head[static_cast<std::size_t>(b)].token;
     });
     order.push_back(std::move(seen));
   }
@@ -180,7 +182,8 @@ SlotTable CacheSlots::table(int columns) const {
     table.length.push_back(static_cast<int>(of_head.size()));
   }
   table.slots = *std::max_element(table.length.begin(), table.length.end());
-  const auto cells = static_cast<std::size_t>(table.kv_heads) * static_cast<std::size_t>(table.slots);
+  const auto cells =
+      static_cast<std::size_t>(table.kv_heads) * static_cast<std::size_t>(table.slots);
   table.token.assign(cells, -1);
   table.position.assign(cells, -1);
   table.multiplicity.assign(cells, 0.0f);

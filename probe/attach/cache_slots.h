@@ -9,9 +9,9 @@
 
 namespace kvscope::detail {
 
-/// One layer's cache as an attention call shows it: which token each of its columns holds. Others cut
-/// and reorder it between calls and do not say how. Rows are recognised by their bits: a key and a
-/// value that entered the cache are 8 bytes here, and found again wherever they stand.
+/// One layer's cache as an attention call shows it: which token each of its columns holds. Others
+/// cut and reorder it between calls and do not say how. Rows are recognised by their bits: a key
+/// and a value that entered the cache are 8 bytes here, and found again wherever they stand.
 class CacheSlots {
  public:
   explicit CacheSlots(int kv_heads);

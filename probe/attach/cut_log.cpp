@@ -67,8 +67,8 @@ Decision CutLog::decision(const CaptureIndex& index, int tokens) const {
     decision.layers.push_back(of_layer(index, layer, tokens));
   }
   decision.budget_slots = decision.granted_slots();
-  const double cells = static_cast<double>(decision.layers.size()) * decision.kv_heads *
-                       decision.cut_tokens;
+  const double cells =
+      static_cast<double>(decision.layers.size()) * decision.kv_heads * decision.cut_tokens;
   decision.keep = fmt::format("{:.4f}", static_cast<double>(decision.budget_slots) / cells);
   return decision;
 }

@@ -30,8 +30,7 @@ void LayerReader::end_prompt() {
   }
 }
 
-void LayerReader::whole_prompt_rows(LayerRecord& record, Layer& layer,
-                                          Columns columns) const {
+void LayerReader::whole_prompt_rows(LayerRecord& record, Layer& layer, Columns columns) const {
   const ModelShape& shape = index_.shape;
   const bool chunked = rows_ < index_.prompt_tokens;
   if (!chunked || shape.window_of(record.layer) == 0) {
@@ -101,13 +100,11 @@ LayerRecord LayerReader::step_record(const AttentionCall& call, int row, Columns
   at::Tensor values = call.value[0].detach().narrow(1, 0, used);
   if (columns == Columns::newest) {
     const int seen = std::min(used, call.window);
-    look_at_slots(record, keys.narrow(1, used - seen, seen),
-                          values.narrow(1, used - seen, seen),
-                          newest_slots(shape.kv_heads, seen, tokens), shape);
+    look_at_slots(record, keys.narrow(1, used - seen, seen), values.narrow(1, used - seen, seen),
+                  newest_slots(shape.kv_heads, seen, tokens), shape);
   } else if (call.window == 0 && !slots.whole()) {
     const at::Tensor order = slots.order(used);
-    look_at_slots(record, in_order(keys, order), in_order(values, order),
-                          slots.table(used), shape);
+    look_at_slots(record, in_order(keys, order), in_order(values, order), slots.table(used), shape);
   } else {
     const bool copy = request_.snapshots != "none";
     record.keys = copy ? keys.clone() : keys;
@@ -126,9 +123,9 @@ void LayerReader::follow_cache(const AttentionCall& call, int step) {
   }
   Layer& layer = layers_.at(call.layer);
   const std::int64_t used = std::min<std::int64_t>(call.key.size(2), seen_ + rows_);
-  const bool lost = layer.slots.see(call.key[0].detach().narrow(1, 0, used),
-                                    call.value[0].detach().narrow(1, 0, used), rows_,
-                                    hidden.defined() ? hidden.narrow(1, 0, used).contiguous() : hidden);
+  const bool lost = layer.slots.see(
+      call.key[0].detach().narrow(1, 0, used), call.value[0].detach().narrow(1, 0, used), rows_,
+      hidden.defined() ? hidden.narrow(1, 0, used).contiguous() : hidden);
   KVSCOPE_CHECK(!lost || index_.method != "full", ErrorCode::unsupported,
                 "the cache lost tokens, and the capture says that nothing compresses it",
                 fmt::format("layer {}, step {}", call.layer, step + 1),

@@ -49,8 +49,8 @@ at::Tensor visible_of(const at::Tensor& mask) {
     refuse("the mask holds whole numbers", "pass a boolean mask, or a float one of 0 and -inf");
   }
   const at::Tensor visible = mask.eq(0);
-  const double least = mask.scalar_type() == at::kHalf ? -65504.0
-                                                       : std::numeric_limits<float>::lowest();
+  const double least =
+      mask.scalar_type() == at::kHalf ? -65504.0 : std::numeric_limits<float>::lowest();
   if (!visible.logical_or(mask.le(least / 2)).all().item<bool>()) {
     refuse("the float mask adds finite biases to the logits (ALiBi, relative positions)",
            "capture a model without biases: kvscope's statistics would not be those of the run");
@@ -66,9 +66,10 @@ void check_absent(int queries, int keys, const MaskRule& rule, const std::string
   const bool in_window = rule.window == 0 || keys <= rule.window;
   const bool causal = queries == 1 || (kernel != "eager" && queries == keys);
   if (!causal || !in_window) {
-    refuse(fmt::format("no mask came for {} queries over {} keys{}", queries, keys,
-                       in_window ? "" : fmt::format(", in a layer with a window of {}", rule.window)),
-           "let the model build its masks, or use an implementation that needs none (sdpa, flash)");
+    refuse(
+        fmt::format("no mask came for {} queries over {} keys{}", queries, keys,
+                    in_window ? "" : fmt::format(", in a layer with a window of {}", rule.window)),
+        "let the model build its masks, or use an implementation that needs none (sdpa, flash)");
   }
 }
 

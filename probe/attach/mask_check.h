@@ -22,8 +22,8 @@ struct MaskRule {
 class MaskCheck {
  public:
   /// `mask`: undefined; [1, keys] of padding; or [1, 1, queries, keys], boolean (true = visible) or
-  /// float (0 = visible, the least number of its type or -inf = hidden). `kernel`: who reads it; what
-  /// an absent mask means hangs on it. Throws Error{unsupported} for anything else.
+  /// float (0 = visible, the least number of its type or -inf = hidden). `kernel`: who reads it;
+  /// what an absent mask means hangs on it. Throws Error{unsupported} for anything else.
   void check(const at::Tensor& mask, int queries, int keys, const MaskRule& rule,
              const std::string& kernel);
   /// Before every pass.

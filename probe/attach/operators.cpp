@@ -19,10 +19,10 @@
 #include "kvscope/core/error.h"
 #include "kvscope/core/log.h"
 
-// The operators torch.ops.kvscope.*. A capture is its state, an int64 tensor [2] on the CPU: number,
-// and status (0 running, 1 refused by the first pass, 2 ended). Errors are texts that are asked for:
-// no exception leaves an operator. Operators that record change the state, so that no compiler takes
-// them for work without effect.
+// The operators torch.ops.kvscope.*. A capture is its state, an int64 tensor [2] on the CPU:
+// number, and status (0 running, 1 refused by the first pass, 2 ended). Errors are texts that are
+// asked for: no exception leaves an operator. Operators that record change the state, so that no
+// compiler takes them for work without effect.
 namespace kvscope {
 namespace {
 
@@ -108,8 +108,7 @@ std::vector<std::string> pieces_of(const at::Tensor& bytes, const at::Tensor& en
 
 FedTokens tokens_of(const at::Tensor& ids, const at::Tensor& positions, const at::Tensor& bytes,
                     const at::Tensor& ends) {
-  return {numbers_of(ids), numbers_of(positions),
-          pieces_of(bytes, ends)};
+  return {numbers_of(ids), numbers_of(positions), pieces_of(bytes, ends)};
 }
 
 at::Tensor open_capture(std::string request, std::vector<at::Tensor> output_weights) {
@@ -168,9 +167,8 @@ void capture_attention(State state, const at::Tensor& query, const at::Tensor& k
 }
 
 void capture_hook(State state, std::string point, std::int64_t layer, const at::Tensor& tensor) {
-  on(state, [&](AttachedRun& run) {
-    run.hook(parse_hook(point), static_cast<int>(layer), tensor);
-  });
+  on(state,
+     [&](AttachedRun& run) { run.hook(parse_hook(point), static_cast<int>(layer), tensor); });
 }
 
 void end_pass(State state, Maybe logits) {
@@ -179,7 +177,7 @@ void end_pass(State state, Maybe logits) {
 
 std::string capture_error(State state) {
   const std::shared_ptr<Capture> capture = capture_of(state);
-  return capture->run              ? capture->run->error()
+  return capture->run             ? capture->run->error()
          : capture->error.empty() ? "this capture is closed, or was never opened"
                                   : capture->error;
 }
@@ -192,8 +190,8 @@ std::string close_capture(State state, std::int64_t how, std::string message) {
   } else if (how == static_cast<std::int64_t>(CaptureState::done)) {
     report = capture->run->finish();
   } else {
-    report = capture->run->stop(static_cast<CaptureState>(std::clamp<std::int64_t>(how, 5, 6)),
-                                message);
+    report =
+        capture->run->stop(static_cast<CaptureState>(std::clamp<std::int64_t>(how, 5, 6)), message);
   }
   {
     const std::lock_guard lock(captures_mutex);
@@ -202,14 +200,10 @@ std::string close_capture(State state, std::int64_t how, std::string message) {
   for (std::string& text : take_messages()) {
     report.notes.push_back(std::move(text));
   }
-  return nlohmann::json{{"path", report.path},
-                        {"decision_path", report.decision_path},
-                        {"profile", report.profile},
-                        {"prompt_tokens", report.prompt_tokens},
-                        {"steps", report.steps},
-                        {"dropped_bytes", report.dropped_bytes},
-                        {"notes", report.notes},
-                        {"error", report.error}}
+  return nlohmann::json{{"path", report.path},       {"decision_path", report.decision_path},
+                        {"profile", report.profile}, {"prompt_tokens", report.prompt_tokens},
+                        {"steps", report.steps},     {"dropped_bytes", report.dropped_bytes},
+                        {"notes", report.notes},     {"error", report.error}}
       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -223,9 +217,9 @@ std::string price_attached(std::string request, std::int64_t prompt_tokens) {
     const auto tokens = static_cast<int>(prompt_tokens);
     capture.layers = select_numbers(parsed.layers, parsed.model.shape.layers, "layers");
     capture.profile = parsed.profile.value_or(Profile::qkv);
-    const CapturePrice price = price_capture(
-        capture, parsed.model.shape, tokens,
-        parsed.model.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4);
+    const CapturePrice price =
+        price_capture(capture, parsed.model.shape, tokens,
+                      parsed.model.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4);
     return nlohmann::json{{"profile", profile_name(capture.profile)},
                           {"disk_bytes", price.disk_bytes},
                           {"memory_bytes", price.memory_bytes},
@@ -247,10 +241,12 @@ void no_end(State, Maybe) {}
 TORCH_LIBRARY(kvscope, library) {
   library.def("open_capture(str request, Tensor[] output_weights) -> Tensor");
   library.def(
-      "give_prompt(Tensor(a!) state, Tensor ids, Tensor bytes, Tensor ends, int context_tokens) -> ()");
+      "give_prompt(Tensor(a!) state, Tensor ids, Tensor bytes, Tensor ends, int context_tokens) -> "
+      "()");
   library.def("name_method(Tensor(a!) state, str method) -> ()");
   library.def(
-      "begin_pass(Tensor(a!) state, Tensor ids, Tensor positions, Tensor bytes, Tensor ends) -> ()");
+      "begin_pass(Tensor(a!) state, Tensor ids, Tensor positions, Tensor bytes, Tensor ends) -> "
+      "()");
   library.def(
       "capture_attention(Tensor(a!) state, Tensor query, Tensor key, Tensor value, Tensor? mask, "
       "int layer, float scale, float softcap, int window, Tensor? output, Tensor? keys_pre_rope, "

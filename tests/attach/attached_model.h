@@ -37,8 +37,9 @@ inline std::vector<at::Tensor> output_weights_of(const Model& model) {
   return weights;
 }
 
-/// Runs our own model and shows each layer of each pass to an attached capture, the way an attention
-/// function of Hugging Face would: what its own recorder writes meanwhile is the reference.
+/// Runs our own model and shows each layer of each pass to an attached capture, the way an
+/// attention function of Hugging Face would: what its own recorder writes meanwhile is the
+/// reference.
 class AttachedModel {
  public:
   enum class Cache {
@@ -47,8 +48,8 @@ class AttachedModel {
     padded,   ///< room for later tokens behind the real ones, as a static cache does
   };
 
-  AttachedModel(std::shared_ptr<const Model> model, const TokenTable& prompt, int chunk, Cache cache,
-                const nlohmann::json& request)
+  AttachedModel(std::shared_ptr<const Model> model, const TokenTable& prompt, int chunk,
+                Cache cache, const nlohmann::json& request)
       : model_(std::move(model)),
         prompt_(prompt),
         cache_(cache),
@@ -90,8 +91,8 @@ class AttachedModel {
       open_ = first_token;
       const auto rows = static_cast<std::size_t>(tensor.size(0));
       const auto first = prompt_.id.begin() + first_token;
-      operators_.begin_pass(fed_.empty() ? std::vector(first, first + static_cast<int>(rows)) : fed_,
-                            first_token);
+      operators_.begin_pass(
+          fed_.empty() ? std::vector(first, first + static_cast<int>(rows)) : fed_, first_token);
     }
     seen_[point] = tensor.clone();
     if (point == HookPoint::attention_output) {

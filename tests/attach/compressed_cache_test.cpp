@@ -160,7 +160,9 @@ TEST_F(CompressedCache, SlotsInAnyOrderAreTracedToTheirTokens) {
   ASSERT_EQ(decision.events.size(), 1u);
   EXPECT_EQ(decision.events[0].step, 0);
   EXPECT_EQ(decision.events[0].tokens_seen, 8);
-  EXPECT_EQ(fate_letters(decision.layers[1]), "KEKEKEEKKK" "EKEKEKKEKK");
+  EXPECT_EQ(fate_letters(decision.layers[1]),
+            "KEKEKEEKKK"
+            "EKEKEKKEKK");
 }
 
 TEST_F(CompressedCache, HiddenCellsAreEvictedWhateverTheyHold) {
@@ -181,7 +183,9 @@ TEST_F(CompressedCache, HiddenCellsAreEvictedWhateverTheyHold) {
   reader.read("steps/cache_slots", {1, 0, 0}, {1, 1, 2}, std::span(slots));
   EXPECT_EQ(slots, (std::vector<std::int32_t>{7, 9})) << "ragged";
   const Decision decision = read_decision(report.at("decision_path"));
-  EXPECT_EQ(fate_letters(decision.layers[0]), "KEEKKEKKKK" "KKKKKKKEKK");
+  EXPECT_EQ(fate_letters(decision.layers[0]),
+            "KEEKKEKKKK"
+            "KKKKKKKEKK");
   EXPECT_EQ(decision.layers[0].granted, (std::vector<int>{5, 7}));
 }
 
@@ -199,7 +203,9 @@ TEST_F(CompressedCache, LaterCutsAreEventsOfTheirOwn) {
   ASSERT_EQ(decision.events.size(), 2u);
   EXPECT_EQ(decision.events[1].step, 2);
   EXPECT_EQ(decision.events[1].tokens_seen, 10);
-  EXPECT_EQ(fate_letters(decision.layers[0]), "KEEEEEEKKKK" "EKKKEEEEEKK");
+  EXPECT_EQ(fate_letters(decision.layers[0]),
+            "KEEEEEEKKKK"
+            "EKKKEEEEEKK");
   EXPECT_EQ(decision.layers[0].removed_at[4], 0u);
   EXPECT_EQ(decision.layers[0].removed_at[1], 1u);
 }

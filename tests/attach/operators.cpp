@@ -110,8 +110,10 @@ nlohmann::json model_json(const ModelShape& shape, const std::string& kernel) {
 
 nlohmann::json request_for(const std::string& path, const ModelShape& shape,
                            const std::string& profile, int new_tokens) {
-  return {{"path", path},           {"profile", profile},
-          {"windows", {4}},         {"new_tokens", new_tokens},
+  return {{"path", path},
+          {"profile", profile},
+          {"windows", {4}},
+          {"new_tokens", new_tokens},
           {"model", model_json(shape)}};
 }
 

@@ -81,13 +81,16 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"prefix_seen_in_full", [](SeenAttention& seen) { seen.mask->fill_(true); },
                 "the mask is not causal"},
         Refusal{"mask_of_another_shape",
-                [](SeenAttention& seen) { seen.mask = at::ones({1, 4, rows, rows}, at::kBool); },
+                [](SeenAttention& seen) {
+                  seen.mask = at::ones({1, 4, rows, rows}, at::kBool);
+                },
                 "a mask of shape [1, 4, 5, 5] for 5 queries over 5 keys"},
         Refusal{"mask_of_another_rank",
-                [](SeenAttention& seen) { seen.mask = at::ones({rows, rows, 1}, at::kBool); },
+                [](SeenAttention& seen) {
+                  seen.mask = at::ones({rows, rows, 1}, at::kBool);
+                },
                 "a mask of shape [5, 5, 1]"},
-        Refusal{"whole_numbers",
-                [](SeenAttention& seen) { seen.mask = seen.mask->to(at::kInt); },
+        Refusal{"whole_numbers", [](SeenAttention& seen) { seen.mask = seen.mask->to(at::kInt); },
                 "the mask holds whole numbers"},
         Refusal{"finite_biases",
                 [](SeenAttention& seen) {
@@ -96,16 +99,16 @@ INSTANTIATE_TEST_SUITE_P(
                 "finite biases"},
         Refusal{"no_mask_for_eager", [](SeenAttention& seen) { seen.mask.reset(); },
                 "no mask came for 5 queries", "eager"},
-        Refusal{"window_of_another_layer",
-                [](SeenAttention& seen) { seen.window = 3; }, "its window is 3, the model's 0"},
+        Refusal{"window_of_another_layer", [](SeenAttention& seen) { seen.window = 3; },
+                "its window is 3, the model's 0"},
         Refusal{"another_scale", [](SeenAttention& seen) { seen.scale = 1; }, "it scales by 1"},
         Refusal{"a_softcap", [](SeenAttention& seen) { seen.softcap = 30; }, "its softcap is 30"},
         Refusal{"expanded_kv_heads",
                 [](SeenAttention& seen) { seen.key = seen.key.repeat_interleave(2, 1); },
                 "the key is [1, 4, 5, 8], the model says [1, 2, 5, 8]"},
-        Refusal{"fewer_keys", [](SeenAttention& seen) {
-                  seen.key = seen.value = seen.key.narrow(2, 0, 3);
-                }, "there are fewer keys than queries"},
+        Refusal{"fewer_keys",
+                [](SeenAttention& seen) { seen.key = seen.value = seen.key.narrow(2, 0, 3); },
+                "there are fewer keys than queries"},
         Refusal{"no_such_layer", [](SeenAttention& seen) { seen.layer = 2; },
                 "the model has 2 layers"}),
     [](const auto& one) { return std::string(one.param.name); });

@@ -14,16 +14,16 @@ namespace kvscope {
 struct AttachRequest {
   std::string path;                ///< NAME.capture.h5
   std::optional<Profile> profile;  ///< none: qkv if it is priced under 1 GiB, else window
-  CaptureRequest capture;          ///< but for profile, layers and hook tokens, which need the prompt
-  std::string layers = "all";      ///< as `select_numbers` takes it
-  bool confirmed = false;          ///< take more than 32 GiB, or more memory than is free
+  CaptureRequest capture;      ///< but for profile, layers and hook tokens, which need the prompt
+  std::string layers = "all";  ///< as `select_numbers` takes it
+  bool confirmed = false;      ///< take more than 32 GiB, or more memory than is free
   bool live_on_network = false;
   CaptureIndex model;  ///< names, types and shape; what a run knows of itself is filled in later
 };
 
-/// Reads a request from JSON: {"path", "profile", "windows", "layers", ..., "model": {...}}; names as
-/// in `CaptureRequest` and `CaptureIndex`. Throws Error{usage} naming the field that is missing, of
-/// another type, unknown or out of range.
+/// Reads a request from JSON: {"path", "profile", "windows", "layers", ..., "model": {...}}; names
+/// as in `CaptureRequest` and `CaptureIndex`. Throws Error{usage} naming the field that is missing,
+/// of another type, unknown or out of range.
 AttachRequest parse_attach_request(const std::string& json);
 
 /// The request for a prompt: profile, layers and hook tokens are chosen, the price is compared with

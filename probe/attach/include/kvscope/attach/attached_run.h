@@ -29,7 +29,8 @@ struct AttentionCall {
   at::Tensor mask;           ///< as `MaskCheck` takes it; undefined = none
   at::Tensor output;         ///< [1, n, query_heads, head_dim] before W_O, or undefined
   at::Tensor keys_pre_rope;  ///< [kv_heads, n, head_dim] or undefined
-  at::Tensor hidden_heads;   ///< [cells] int64: KV heads and columns of the cache that no query sees,
+  at::Tensor
+      hidden_heads;  ///< [cells] int64: KV heads and columns of the cache that no query sees,
   at::Tensor hidden_columns;  ///< whatever they hold; undefined = none
   double scale = 1.0;
   double softcap = 0.0;
@@ -49,9 +50,9 @@ struct AttachedReport {
 };
 
 /// Writes down a run that another program makes: it says what tokens it feeds, what its attention
-/// function is given and what comes out; the file is the one that our own runtime would write. Never
-/// stands in the way of the run: nothing here throws but the constructor, and after the first pass
-/// an error ends the capture and nothing else.
+/// function is given and what comes out; the file is the one that our own runtime would write.
+/// Never stands in the way of the run: nothing here throws but the constructor, and after the first
+/// pass an error ends the capture and nothing else.
 class AttachedRun {
  public:
   enum class Status {
