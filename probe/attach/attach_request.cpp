@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <functional>
-#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -20,9 +18,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::int64_t default_profile_limit = std::int64_t{1} << 30;
-/// A capture above this is only made when confirmed.
-constexpr std::int64_t unconfirmed_limit = std::int64_t{32} << 30;
 
 /// Fields of one JSON object, each of which must be asked for.
 class Fields {
@@ -215,10 +210,6 @@ void check_numbers(const CaptureRequest& capture) {
                 "for instance [32, 64]");
 }
 
-ElementType cache_type(const CaptureIndex& index) {
-  return index.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
-}
-
 std::string mebibytes(std::int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
@@ -232,7 +223,7 @@ void choose_profile(AttachRequest& request, const TokenTable& prompt,
   }
   capture.profile = Profile::qkv;
   const std::int64_t bytes =
-      price_capture(capture, request.model.shape, prompt.prompt_tokens, cache_type(request.model))
+      price_capture(capture, request.model.shape, prompt.prompt_tokens, cache_element(request.model.cache_dtype))
           .disk_bytes;
   if (bytes >= default_profile_limit) {
     capture.profile = Profile::window;
@@ -244,22 +235,13 @@ void choose_profile(AttachRequest& request, const TokenTable& prompt,
 void check_price(const AttachRequest& request, const TokenTable& prompt) {
   const ModelShape& shape = request.model.shape;
   const CapturePrice price =
-      price_capture(request.capture, shape, prompt.prompt_tokens, cache_type(request.model));
+      price_capture(request.capture, shape, prompt.prompt_tokens, cache_element(request.model.cache_dtype));
   KVSCOPE_CHECK(
       request.confirmed || price.disk_bytes <= unconfirmed_limit, ErrorCode::usage,
       fmt::format("the capture would take {}", mebibytes(price.disk_bytes)), request.path,
       "choose profile 'window' or 'scores', fewer layers, or confirm with confirmed=True");
-  Room room;
-  const std::filesystem::path folder = std::filesystem::absolute(request.path).parent_path();
-  room.folder = folder.string();
-  std::error_code failure;
-  KVSCOPE_CHECK(std::filesystem::is_directory(folder, failure), ErrorCode::io,
-                "the folder of the output file does not exist", room.folder, "create it");
-  constexpr std::int64_t unknown = std::numeric_limits<std::int64_t>::max();
-  const auto space = std::filesystem::space(folder, failure);
-  room.disk_bytes = failure ? unknown : static_cast<std::int64_t>(space.available);
-  room.memory_bytes = request.confirmed ? unknown : free_memory_bytes();
-  check_room(request.capture, shape, prompt.prompt_tokens, cache_type(request.model), room);
+  check_room(request.capture, shape, prompt.prompt_tokens, cache_element(request.model.cache_dtype),
+             room_for(request.path, request.confirmed));
 }
 
 }  // namespace

@@ -161,7 +161,8 @@ void AttachedRun::Impl::step_layer(const AttentionCall& call) {
   }
 }
 
-void AttachedRun::Impl::hook(HookPoint point, int layer, const at::Tensor& tensor) {
+void AttachedRun::Impl::hook(const std::string& name, int layer, const at::Tensor& tensor) {
+  const HookPoint point = parse_hook(name);
   if (!pass_ || (!in_prompt() && planned_rows() == 0)) {
     return;
   }

@@ -21,8 +21,7 @@ void AttachedRun::Impl::guard(const std::function<void()>& work) {
     return;
   } catch (const Error& thrown) {
     lines = error_lines(thrown);
-    const bool full = thrown.message().find("disk") != std::string::npos;
-    state = full && thrown.code() == ErrorCode::io ? CaptureState::disk_full : state;
+    state = state_after(thrown);
     refused = refused && (recorder_ == nullptr || thrown.code() != ErrorCode::io);
   } catch (const std::exception& thrown) {  // above all: out of memory, in LibTorch or in ours
     lines = error_lines(thrown);
@@ -52,18 +51,19 @@ AttachedReport AttachedRun::Impl::report() const {
   return report;
 }
 
-void AttachedRun::Impl::write_decision_file(AttachedReport& report) const {
-  if (!reader_->cuts().empty()) {
-    report.decision_path = detail::decision_path(request_.path);
-    write_decision(report.decision_path,
-                   reader_->cuts().decision(index_, prompt_->prompt_tokens + steps_),
-                   request_.capture.force);
+std::string AttachedRun::Impl::write_decision_file() const {
+  if (reader_->cuts().empty()) {
+    return {};
   }
+  const std::string path = detail::decision_path(request_.path);
+  write_decision(path, reader_->cuts().decision(index_, prompt_->prompt_tokens + steps_),
+                 request_.capture.force);
+  return path;
 }
 
 AttachedReport AttachedRun::Impl::finish() {
   std::int64_t dropped = 0;
-  AttachedReport decided;
+  std::string decision_path;
   guard([&] {
     KVSCOPE_CHECK(
         recorder_ && !in_prompt(), ErrorCode::failed,
@@ -89,11 +89,11 @@ AttachedReport AttachedRun::Impl::finish() {
                       "in /status/dropped",
                       dropped));
     }
-    write_decision_file(decided);
+    decision_path = write_decision_file();
   });
   AttachedReport report = this->report();
   report.dropped_bytes = dropped;
-  report.decision_path = decided.decision_path;
+  report.decision_path = decision_path;
   recorder_.reset();
   status = Status::ended;
   return report;
@@ -129,7 +129,7 @@ void AttachedRun::attention(const AttentionCall& call) {
   impl_->guard([&] { impl_->attention(call); });
 }
 
-void AttachedRun::hook(HookPoint point, int layer, const at::Tensor& tensor) {
+void AttachedRun::hook(const std::string& point, int layer, const at::Tensor& tensor) {
   impl_->guard([&] { impl_->hook(point, layer, tensor); });
 }
 

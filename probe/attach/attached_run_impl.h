@@ -22,7 +22,7 @@ class AttachedRun::Impl {
   void name_method(const std::string& method);
   void begin_pass(const FedTokens& tokens);
   void attention(const AttentionCall& call);
-  void hook(HookPoint point, int layer, const at::Tensor& tensor);
+  void hook(const std::string& name, int layer, const at::Tensor& tensor);
   void end_pass(const at::Tensor& logits);
   /// Runs `work` unless the capture has ended; what it throws ends the capture.
   void guard(const std::function<void()>& work);
@@ -49,7 +49,8 @@ class AttachedRun::Impl {
   void end_steps(const at::Tensor& logits);
   void check_layers() const;
   AttachedReport report() const;
-  void write_decision_file(AttachedReport& report) const;
+  /// The file of what was evicted; empty if nothing was.
+  std::string write_decision_file() const;
   at::Tensor weights_of(int layer) const;
 
   AttachRequest request_;

@@ -167,8 +167,7 @@ void capture_attention(State state, const at::Tensor& query, const at::Tensor& k
 }
 
 void capture_hook(State state, std::string point, std::int64_t layer, const at::Tensor& tensor) {
-  on(state,
-     [&](AttachedRun& run) { run.hook(parse_hook(point), static_cast<int>(layer), tensor); });
+  on(state, [&](AttachedRun& run) { run.hook(point, static_cast<int>(layer), tensor); });
 }
 
 void end_pass(State state, Maybe logits) {
@@ -219,7 +218,7 @@ std::string price_attached(std::string request, std::int64_t prompt_tokens) {
     capture.profile = parsed.profile.value_or(Profile::qkv);
     const CapturePrice price =
         price_capture(capture, parsed.model.shape, tokens,
-                      parsed.model.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4);
+                      cache_element(parsed.model.cache_dtype));
     return nlohmann::json{{"profile", profile_name(capture.profile)},
                           {"disk_bytes", price.disk_bytes},
                           {"memory_bytes", price.memory_bytes},

@@ -28,10 +28,6 @@ namespace {
 constexpr int commit_steps = 32;
 constexpr std::chrono::milliseconds commit_interval{100};
 
-ElementType cache_element(const CaptureIndex& index) {
-  return index.cache_dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
-}
-
 CaptureRequest with_all_layers(CaptureRequest request, const ModelShape& shape, int prompt_tokens) {
   if (request.layers.empty()) {
     for (int layer = 0; layer < shape.layers; ++layer) {
@@ -67,6 +63,14 @@ detail::WriterPolicy policy_of(const CaptureRequest& request) {
 
 }  // namespace
 
+CaptureState state_after(const Error& error) {
+  if (error.code() == ErrorCode::interrupted) {
+    return CaptureState::stopped;
+  }
+  const bool full = error.message().find("disk") != std::string::npos;
+  return full && error.code() == ErrorCode::io ? CaptureState::disk_full : CaptureState::error;
+}
+
 struct Recorder::Impl {
   Impl(const std::string& path, const CaptureRequest& asked, const CaptureIndex& header,
        const TokenTable& prompt, std::function<at::Tensor(int)> factor,
@@ -75,7 +79,7 @@ struct Recorder::Impl {
         choice(choose(request, header.shape, header.prompt_tokens)),
         index(index_of(header, request, choice)),
         writer(path, index, prompt,
-               capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index)),
+               capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index.cache_dtype)),
                {request.force, request.compress, request.live}),
         thread(writer, policy_of(request)),
         segments(request.received_by_segment ? detail::segment_indicator(prompt, index.tokens)
@@ -151,9 +155,9 @@ struct Recorder::Impl {
   detail::Snapshots snapshots;
   std::optional<detail::LostMass> lost;
   std::chrono::steady_clock::time_point committed = std::chrono::steady_clock::now();
-  int taken = 0;      ///< decode steps
+  int taken = 0;                   ///< decode steps
   std::vector<Appended> appended;  ///< since the writer was told last
-  int open_row = -1;  ///< layer whose prompt statistics are whole, but not yet its hook points
+  int open_row = -1;               ///< layer whose prompt statistics are whole, but not yet its hook points
 };
 
 Recorder::Recorder(const std::string& path, const CaptureRequest& request,

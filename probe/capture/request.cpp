@@ -93,6 +93,10 @@ CaptureChoice choose(const CaptureRequest& request, const ModelShape& shape, int
   return choice;
 }
 
+ElementType cache_element(const std::string& dtype) {
+  return dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
+}
+
 CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shape,
                            int prompt_tokens, ElementType cache_type) {
   CapturePrice price;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -84,6 +85,19 @@ std::string cheaper_profile(CaptureRequest request, const Fits& fits) {
 std::int64_t free_memory_bytes(const MemorySources& sources) {
   return std::min({available_on_host(sources.meminfo), left_of_group(sources.cgroup),
                    left_of_address_space(sources.statm)});
+}
+
+Room room_for(const std::string& output, bool any_memory) {
+  Room room;
+  const std::filesystem::path folder = std::filesystem::absolute(output).parent_path();
+  room.folder = folder.string();
+  std::error_code failure;
+  KVSCOPE_CHECK(std::filesystem::is_directory(folder, failure), ErrorCode::io,
+                "the folder of the output file does not exist", room.folder, "create it");
+  const auto space = std::filesystem::space(folder, failure);
+  room.disk_bytes = failure ? unlimited : static_cast<std::int64_t>(space.available);
+  room.memory_bytes = any_memory ? unlimited : free_memory_bytes();
+  return room;
 }
 
 void check_room(const CaptureRequest& request, const ModelShape& shape, int prompt_tokens,

@@ -185,6 +185,17 @@ TEST(Requests, PositionsMustBeginAtZero) {
   EXPECT_NE(operators.error().find("unpadded"), std::string::npos);
 }
 
+TEST(Requests, AHookPointThatIsNoneIsNamedAndNotThrown) {
+  const CaptureFolder folder;
+  const auto model = attached_model(false, 0);
+  const Operators operators(request_for(folder / "x.capture.h5", model->shape(), "window"),
+                            output_weights_of(*model));
+  operators.begin_pass({1, 2, 3}, 0);
+  EXPECT_NO_THROW(operators.hook("residuals", 0, at::zeros({3, 24})));
+  EXPECT_EQ(operators.status(), 1);
+  EXPECT_NE(operators.error().find("residuals"), std::string::npos);
+}
+
 TEST(Requests, LayersThatDoNotCallAreNamed) {
   const CaptureFolder folder;
   const auto model = attached_model(false, 0);

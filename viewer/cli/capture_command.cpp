@@ -65,15 +65,6 @@ std::string nonfinite_json(const std::vector<NonfiniteWeight>& weights) {
   return nlohmann::json{{"total", total}, {"tensors", tensors}}.dump();
 }
 
-/// Why a run that threw `error` ends; what its live file says.
-CaptureState state_after(const Error& error) {
-  if (error.code() == ErrorCode::interrupted) {
-    return CaptureState::stopped;
-  }
-  const bool full = error.message().find("disk") != std::string::npos;
-  return full && error.code() == ErrorCode::io ? CaptureState::disk_full : CaptureState::error;
-}
-
 CaptureIndex make_index(const Options& options, const ModelFile& file, const TokenTable& prompt,
                         const CapturedMethod* compressed) {
   CaptureIndex index;

@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <limits>
 
 #include "console.h"
 #include "kvscope/capture/room.h"
@@ -15,16 +13,8 @@
 namespace kvscope::cli {
 namespace {
 
-constexpr std::int64_t default_profile_limit = std::int64_t{1} << 30;
-/// A capture above this is only made when confirmed.
-constexpr std::int64_t unconfirmed_limit = std::int64_t{32} << 30;
-
 constexpr Weight matrices[] = {Weight::wq,       Weight::wk,     Weight::wv,      Weight::wo,
                                Weight::mlp_gate, Weight::mlp_up, Weight::mlp_down};
-
-ElementType cache_type(const std::string& dtype) {
-  return dtype == "bfloat16" ? ElementType::bf16 : ElementType::f4;
-}
 
 std::int64_t element_bytes(const PriceInput& input) {
   return input.compute.dtype == "bfloat16" ? 2 : 4;
@@ -79,16 +69,7 @@ std::int64_t model_bytes(const CaptureRequest& request, const PriceInput& input)
 }
 
 Room look_for_room(const CaptureRequest& request, const PriceInput& input) {
-  Room room;
-  const std::filesystem::path folder = std::filesystem::absolute(input.output).parent_path();
-  room.folder = folder.string();
-  std::error_code failure;
-  KVSCOPE_CHECK(std::filesystem::is_directory(folder, failure), ErrorCode::io,
-                "the folder of the output file does not exist", room.folder, "create it");
-  constexpr std::int64_t unknown = std::numeric_limits<std::int64_t>::max();
-  const auto space = std::filesystem::space(folder, failure);
-  room.disk_bytes = failure ? unknown : static_cast<std::int64_t>(space.available);
-  room.memory_bytes = input.yes || input.common.device != "cpu" ? unknown : free_memory_bytes();
+  Room room = room_for(input.output, input.yes || input.common.device != "cpu");
   room.model_bytes = model_bytes(request, input);
   return room;
 }
@@ -122,7 +103,7 @@ std::string part(double seconds, const char* what) {
 
 CapturePrice price_of(const CaptureRequest& request, const PriceInput& input) {
   return price_capture(request, input.model.config().shape, input.prompt_tokens,
-                       cache_type(input.compute.dtype));
+                       cache_element(input.compute.dtype));
 }
 
 Profile choose_profile(const std::string& text, const CaptureRequest& request,
@@ -154,7 +135,7 @@ CaptureTime confirm_price(const CaptureRequest& request, const PriceInput& input
           : "choose --profile window or scores, or fewer --layers, or confirm with --yes");
   const Room room = look_for_room(request, input);
   check_room(request, input.model.config().shape, input.prompt_tokens,
-             cache_type(input.compute.dtype), room);
+             cache_element(input.compute.dtype), room);
   const CaptureTime time = time_of(request, input, price);
   const std::string parts = part(time.prompt, "the prompt") + part(time.statistics, "statistics") +
                             part(time.decode, "new tokens");

@@ -75,8 +75,8 @@ class AttachedRun {
   void name_method(const std::string& method);
   void begin_pass(const FedTokens& tokens);
   void attention(const AttentionCall& call);
-  /// A hook point of the pass, [n, hidden_dim], [heads, n, head_dim] or [n, vocabulary].
-  void hook(HookPoint point, int layer, const at::Tensor& tensor);
+  /// A hook point of the pass by its name, [n, hidden_dim], [heads, n, head_dim] or [n, vocabulary].
+  void hook(const std::string& point, int layer, const at::Tensor& tensor);
   /// logits [rows, vocabulary] of the newest rows of the pass, or undefined.
   void end_pass(const at::Tensor& logits);
 

@@ -8,11 +8,16 @@
 
 #include "kvscope/capture/request.h"
 #include "kvscope/core/capture_index.h"
+#include "kvscope/core/error.h"
 #include "kvscope/core/slots.h"
 #include "kvscope/core/tokens.h"
 #include "kvscope/kernels/attention_stats.h"
+#include "kvscope/storage/capture_state.h"
 
 namespace kvscope {
+
+/// Why a run that threw `error` ends; what its live file says.
+CaptureState state_after(const Error& error);
 
 /// What one layer of one forward pass (a prefill chunk, or a decode step) offers to the recorder.
 struct LayerRecord {

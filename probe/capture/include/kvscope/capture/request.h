@@ -69,6 +69,12 @@ struct CapturePrice {
   double extra_flop = 0;          ///< statistics passes
   double extra_passes = 0;        ///< over the whole prompt, in units of one forward
 };
+/// Without a profile a capture is `qkv` below this, else `window`.
+inline constexpr std::int64_t default_profile_limit = std::int64_t{1} << 30;
+/// A capture above this is only made when confirmed.
+inline constexpr std::int64_t unconfirmed_limit = std::int64_t{32} << 30;
+/// How keys and values of a run in `dtype` ("float32", "bfloat16") are stored.
+ElementType cache_element(const std::string& dtype);
 CapturePrice price_capture(const CaptureRequest& request, const ModelShape& shape,
                            int prompt_tokens, ElementType cache_type);
 

@@ -27,6 +27,10 @@ struct Room {
   std::string folder;             ///< of the file
 };
 
+/// Room where `output` goes; memory without bound if `any_memory`. `model_bytes` is left to the
+/// caller. Throws Error{io} if its folder does not exist.
+Room room_for(const std::string& output, bool any_memory);
+
 /// Throws Error{io} if the request does not fit the disk, Error{failed} if it does not fit the
 /// memory: with its price, what is free, and the next cheaper profile that does fit. Before any
 /// weight is read.
