@@ -2,26 +2,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <numeric>
 
 #include "attached_model.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/file_kind.h"
+#include "read_whole.h"
 
 namespace kvscope::test {
 namespace {
 
 constexpr int prompt_tokens = 19;
 constexpr int steps = 7;
-
-std::vector<float> read_whole(const CaptureReader& reader, const std::string& name) {
-  const std::vector<std::int64_t> extent = reader.shape(name);
-  const std::int64_t cells =
-      std::accumulate(extent.begin(), extent.end(), std::int64_t{1}, std::multiplies<>());
-  std::vector<float> values(static_cast<std::size_t>(cells));
-  reader.read(name, std::vector<std::int64_t>(extent.size(), 0), extent, std::span(values));
-  return values;
-}
 
 bool compared(const std::string& name) {
   return !name.starts_with("status/") && !name.starts_with("tokens/text") &&

@@ -10,6 +10,7 @@
 #include "float64_attention.h"
 #include "kvscope/storage/file_kind.h"
 #include "logit_rows.h"
+#include "read_whole.h"
 #include "recorded_run.h"
 #include "sampled_sum.h"
 
@@ -18,15 +19,6 @@ namespace {
 
 constexpr int prompt_tokens = 12;
 constexpr float never = -std::numeric_limits<float>::infinity();
-
-std::vector<float> read_whole(const CaptureReader& reader, const std::string& name) {
-  const std::vector<std::int64_t> extent = reader.shape(name);
-  const std::int64_t cells =
-      std::accumulate(extent.begin(), extent.end(), std::int64_t{1}, std::multiplies<>());
-  std::vector<float> values(static_cast<std::size_t>(cells));
-  reader.read(name, std::vector<std::int64_t>(extent.size(), 0), extent, std::span(values));
-  return values;
-}
 
 /// A capture that holds every query, to work the others out from.
 class AttentionRows : public testing::TestWithParam<int> {

@@ -4,13 +4,13 @@
 
 #include <cmath>
 #include <map>
-#include <numeric>
 
 #include "gguf_converter.h"
 #include "golden_run.h"
 #include "hf_folder.h"
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/file_kind.h"
+#include "read_whole.h"
 #include "recorded_run.h"
 
 namespace kvscope::test {
@@ -79,15 +79,6 @@ std::string captured(const std::string& model_path, const std::string& path,
   }
   recorder.finish(4);
   return path;
-}
-
-std::vector<float> read_whole(const CaptureReader& reader, const std::string& name) {
-  const std::vector<std::int64_t> extent = reader.shape(name);
-  const std::int64_t cells =
-      std::accumulate(extent.begin(), extent.end(), std::int64_t{1}, std::multiplies<>());
-  std::vector<float> values(static_cast<std::size_t>(cells));
-  reader.read(name, std::vector<std::int64_t>(extent.size(), 0), extent, std::span(values));
-  return values;
 }
 
 /// Of each dataset of the run's numbers: the largest difference over the largest magnitude. Ranks

@@ -4,11 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <map>
-#include <numeric>
 #include <utility>
 
 #include "kvscope/storage/capture_reader.h"
 #include "kvscope/storage/file_kind.h"
+#include "read_whole.h"
 #include "recorded_run.h"
 
 namespace kvscope::test {
@@ -23,15 +23,6 @@ std::vector<HookPoint> every_point() {
     points.push_back(static_cast<HookPoint>(index));
   }
   return points;
-}
-
-std::vector<float> read_whole(const CaptureReader& reader, const std::string& name) {
-  const std::vector<std::int64_t> extent = reader.shape(name);
-  const std::int64_t cells =
-      std::accumulate(extent.begin(), extent.end(), std::int64_t{1}, std::multiplies<>());
-  std::vector<float> values(static_cast<std::size_t>(cells));
-  reader.read(name, std::vector<std::int64_t>(extent.size(), 0), extent, std::span(values));
-  return values;
 }
 
 void expect_equal(const std::vector<float>& found, const at::Tensor& expected,
