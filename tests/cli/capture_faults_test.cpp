@@ -53,6 +53,33 @@ int wait_status(pid_t child) {
 
 const std::string endless = "capture tiny.gguf -p word --profile full --new-tokens 1900 ";
 
+constexpr int complete = 4;  // the state of a capture whose run ended by itself
+
+/// Starts a live capture to `name` and sends it `signal` some time after the file appears, while it
+/// is under way: a run that was faster than that is done again and given half the time. Its
+/// process, or -1 if none could be caught.
+pid_t caught(const Workspace& workspace, const std::string& arguments, const std::string& name,
+             int signal, std::chrono::microseconds after) {
+  for (int attempt = 0; attempt < 20; ++attempt, after /= 2) {
+    const pid_t child = start(workspace, endless + arguments + "--live -o " + name);
+    if (!wait_for(workspace, name)) {
+      return -1;
+    }
+    std::this_thread::sleep_for(after);
+    kill(child, signal);
+    siginfo_t info{};
+    waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WSTOPPED | WNOWAIT);
+    if ((info.si_code == CLD_STOPPED || info.si_code == CLD_KILLED) &&
+        CaptureReader((workspace.folder() / name).string()).index().state != complete) {
+      return child;
+    }
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    std::filesystem::remove(workspace.folder() / name);
+  }
+  return -1;
+}
+
 TEST(CaptureFaults, InterruptedInTheMiddleLeavesNothing) {
   Workspace workspace;
   const std::vector<std::string> before = workspace.names();
@@ -67,10 +94,10 @@ TEST(CaptureFaults, InterruptedInTheMiddleLeavesNothing) {
 
 TEST(CaptureFaults, InterruptedLiveRunKeepsItsSteps) {
   Workspace workspace;
-  const pid_t child = start(workspace, endless + "--live -o x.capture.h5");
-  ASSERT_TRUE(wait_for(workspace, "x.capture.h5"));
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  kill(child, SIGSTOP);  // so that it is under way for as long as the others take
+  // Stopped, so that it is under way for as long as the others take.
+  const pid_t child =
+      caught(workspace, "", "x.capture.h5", SIGSTOP, std::chrono::milliseconds(200));
+  ASSERT_GT(child, 0);
   const Result meanwhile = workspace("inspect x.capture.h5 --json");
   ASSERT_EQ(meanwhile.status, 0) << meanwhile.err;
   EXPECT_EQ(workspace(endless + "--force -o x.capture.h5").status, 2);  // somebody has it
@@ -94,10 +121,8 @@ TEST(CaptureFaults, KilledLiveRunIsReadableAndRecovered) {
   Workspace workspace;
   for (int round = 0; round < 5; ++round) {
     const std::string name = fmt::format("x{}.capture.h5", round);
-    const pid_t child = start(workspace, endless + "--live -o " + name);
-    ASSERT_TRUE(wait_for(workspace, name));
-    std::this_thread::sleep_for(std::chrono::milliseconds(40 * round));
-    kill(child, SIGKILL);
+    const pid_t child = caught(workspace, "", name, SIGKILL, std::chrono::milliseconds(40 * round));
+    ASSERT_GT(child, 0);
     EXPECT_EQ(wait_status(child), 128 + SIGKILL);
     const Result inspect = workspace(fmt::format("inspect {} --json", name));
     ASSERT_EQ(inspect.status, 0) << inspect.err;
@@ -126,15 +151,11 @@ TEST(CaptureFaults, KilledLiveRunHoldsHookPointsOfEveryCommittedStep) {
   int with_steps = 0;
   for (int round = 0; round < 8; ++round) {
     const std::string name = fmt::format("x{}.capture.h5", round);
-    const pid_t child =
-        start(workspace, endless +
-                             "--live --hooks residual_out,logits,attention_output "
-                             "--steps every:3 --reductions attention_row,head_output_norm "
-                             "--snapshots every:64 -o " +
-                             name);
-    ASSERT_TRUE(wait_for(workspace, name));
-    std::this_thread::sleep_for(std::chrono::milliseconds(150 * round));
-    kill(child, SIGKILL);
+    const pid_t child = caught(workspace,
+                               "--hooks residual_out,logits,attention_output --steps every:3 "
+                               "--reductions attention_row,head_output_norm --snapshots every:64 ",
+                               name, SIGKILL, std::chrono::milliseconds(100 * round));
+    ASSERT_GT(child, 0);
     EXPECT_EQ(wait_status(child), 128 + SIGKILL);
     const CaptureReader reader((workspace.folder() / name).string());
     const int steps = reader.index().steps;

@@ -1,9 +1,7 @@
-// 32 layers x 131,072 tokens: what a long run may cost (specs/performance.md 7 and 9). CPU time is
-// measured, so that a busy machine does not fail the test.
+// 32 layers x 131,072 tokens, the size of a long run: what its pictures hold. What they cost is
+// measured by fate_map_bench.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <ctime>
 #include <filesystem>
 #include <random>
 
@@ -17,44 +15,43 @@ namespace {
 constexpr int layers = 32;
 constexpr int tokens = 131072;
 
-template <typename Work>
-double cpu_seconds(Work work) {
-  const std::clock_t start = std::clock();
-  work();
-  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
-}
-
 std::vector<float> random_shares() {
   std::mt19937 draw(5);
   std::vector<float> values(static_cast<std::size_t>(layers) * tokens);
   for (float& value : values) {
-    value = static_cast<float>(draw() % 9) / 8;
+    value = static_cast<float>(1 + draw() % 8) / 8;
   }
   return values;
 }
 
-TEST(GuiScale, MapFromSharesToPng) {
+TEST(GuiScale, OneLostTokenShowsInTheWholeMap) {
+  constexpr int token = 81204;
+  constexpr int layer = 5;
+  const ShareRaster view{0, tokens, 1600, 400, true, true};
   std::vector<float> values = random_shares();
-  values[5 * static_cast<std::size_t>(tokens) + 81204] = -1;  // lost, whatever the zoom
-  ColumnPyramid pyramid;
-  const double build =
-      cpu_seconds([&] { pyramid = ColumnPyramid(layers, tokens, std::move(values)); });
-  Pixels pixels;
-  const double raster = cpu_seconds([&] {
-    pixels = rasterise_share(pyramid, {0, tokens, 1600, 400, true, true});
-  });
+  const Pixels before = rasterise_share(ColumnPyramid(layers, tokens, values), view);
+  values[layer * static_cast<std::size_t>(tokens) + token] = 0;
+  const ColumnPyramid pyramid(layers, tokens, std::move(values));
+  EXPECT_EQ(pyramid.minimum(layer, 0, tokens), 0);
+  const Pixels after = rasterise_share(pyramid, view);
+  ASSERT_EQ(before.rgba.size(), after.rgba.size());
+  for (int y = 0; y < view.height; ++y) {
+    for (int x = 0; x < view.width; ++x) {
+      const auto at = 4 * (static_cast<std::size_t>(y) * 1600 + static_cast<std::size_t>(x));
+      const bool same = std::equal(before.rgba.begin() + static_cast<std::ptrdiff_t>(at),
+                                   before.rgba.begin() + static_cast<std::ptrdiff_t>(at + 4),
+                                   after.rgba.begin() + static_cast<std::ptrdiff_t>(at));
+      const bool its_row = y * layers / view.height == layer;
+      const bool its_column = std::abs(x - token * 1600.0 / tokens) < 2;
+      ASSERT_TRUE(same || (its_row && its_column)) << x << ", " << y;
+    }
+  }
+  EXPECT_NE(before.rgba, after.rgba);
   const std::string path =
       (std::filesystem::temp_directory_path() / "kvscope-scale-test.png").string();
-  const double png = cpu_seconds([&] { write_png(path, pixels); });
+  write_png(path, after);
+  EXPECT_GT(std::filesystem::file_size(path), 1000U);
   std::filesystem::remove(path);
-  RecordProperty("pyramid_ms", std::to_string(1000 * build));
-  RecordProperty("raster_ms", std::to_string(1000 * raster));
-  RecordProperty("png_ms", std::to_string(1000 * png));
-  std::printf("pyramid %.1f ms, raster %.1f ms, PNG %.1f ms\n", 1000 * build, 1000 * raster,
-              1000 * png);
-  EXPECT_LT(raster, 0.033) << "one frame while panning";
-  EXPECT_LT(build + raster + png, 0.18) << "matplotlib takes 0.18 s";
-  EXPECT_EQ(pyramid.minimum(5, 0, tokens), -1);
 }
 
 TEST(GuiScale, FramesOfALongRun) {
@@ -64,17 +61,14 @@ TEST(GuiScale, FramesOfALongRun) {
   options.needle = 81204;
   test::Session session(false, {}, kvscope::test::synthetic_scene(options), {1600, 1000});
   session.frames(4);
-  std::vector<double> panned;
   for (int frame = 0; frame < 15; ++frame) {
     State state = session.viewer().state();
     state.first = 1000 * frame;
     state.last = state.first + 60000;
     session.viewer().set_state(state);
-    panned.push_back(cpu_seconds([&] { session.frame(); }));
+    session.frame();
   }
-  std::sort(panned.begin(), panned.end());
-  std::printf("a frame while panning: median %.1f ms\n", 1000 * panned[panned.size() / 2]);
-  EXPECT_LT(panned[panned.size() / 2], 0.033);
+  EXPECT_GT(ImGui::GetDrawData()->TotalVtxCount, 1000);
   EXPECT_LT(ImGui::GetDrawData()->TotalVtxCount, 200000);
 }
 

@@ -63,6 +63,17 @@ void ColumnPyramid::Cell::add(const Cell& other) {
   most = std::max(most, other.most);
 }
 
+void ColumnPyramid::Cell::add(const float* values, int many) {
+  for (int at = 0; at < many; ++at) {
+    const float value = values[at];
+    const bool present = value == value;
+    sum += present ? value : 0.0f;
+    count += present ? 1.0f : 0.0f;
+    least = value < least ? value : least;
+    most = value > most ? value : most;
+  }
+}
+
 ColumnPyramid::ColumnPyramid(int rows, int columns, std::vector<float> values)
     : rows_(rows), columns_(columns), values_(std::move(values)) {
   fill_blocks();
@@ -99,15 +110,8 @@ void ColumnPyramid::fill_blocks() {
     for (int block = 0; block < blocks; ++block) {
       Cell cell{0, 0, std::numeric_limits<float>::infinity(),
                 -std::numeric_limits<float>::infinity()};
-      const int end = std::min(columns_, (block + 1) * finest_block);
-      for (int column = block * finest_block; column < end; ++column) {
-        const float value = line[column];
-        const bool present = value == value;
-        cell.sum += present ? value : 0.0f;
-        cell.count += present ? 1.0f : 0.0f;
-        cell.least = value < cell.least ? value : cell.least;
-        cell.most = value > cell.most ? value : cell.most;
-      }
+      const int first = block * finest_block;
+      cell.add(line + first, std::min(columns_ - first, finest_block));
       out[block] = cell;
     }
   }
@@ -119,17 +123,13 @@ ColumnPyramid::Cell ColumnPyramid::over(int row, int first, int last) const {
   Cell total{0, 0, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
   const float* line =
       values_.data() + static_cast<std::size_t>(row) * static_cast<std::size_t>(columns_);
-  const auto single = [&](int column) {
-    const float value = line[column];
-    if (!std::isnan(value)) {
-      total.add({value, 1, value, value});
-    }
-  };
-  while (first < last && first % finest_block != 0) {
-    single(first++);
-  }
-  while (first < last && last % finest_block != 0 && last != columns_) {
-    single(--last);
+  const int begin = std::min(last, (first + finest_block - 1) / finest_block * finest_block);
+  total.add(line + first, begin - first);
+  first = begin;
+  if (last != columns_) {
+    const int end = std::max(first, last / finest_block * finest_block);
+    total.add(line + end, last - end);
+    last = end;
   }
   // What is left begins and ends at blocks (the last one may be shorter than the others).
   int from = first / finest_block;

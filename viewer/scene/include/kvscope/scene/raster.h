@@ -36,6 +36,7 @@ class ColumnPyramid {
     float least;
     float most;
     void add(const Cell& other);
+    void add(const float* values, int many);
   };
   Cell over(int row, int first, int last) const;
   void fill_blocks();
