@@ -28,8 +28,7 @@ TopLogits top_logits(const at::Tensor& logits) {
                 at::full({decode_top_logits}, nan, at::kFloat)};
   int rank = 0;
   float hint = nan;
-  for (const std::int32_t id :
-       largest(values, log_probability.numel(), decode_top_logits, hint)) {
+  for (const std::int32_t id : largest(values, log_probability.numel(), decode_top_logits, hint)) {
     top.token.mutable_data_ptr<std::int32_t>()[rank] = id;
     top.log_probability.mutable_data_ptr<float>()[rank++] = values[id];
   }
@@ -67,9 +66,11 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
 }
 
 void DecodeSeries::put_attention(int row, const StepAttention& attention) {
-  // Starting the other threads costs as much as some ten thousand numbers.
-  const std::int64_t grain = 1 + 8192 / std::max<std::int64_t>(1, attention.masses.size(1));
-  at::parallel_for(0, index_.shape.query_heads, grain, [&](std::int64_t begin, std::int64_t end) {
+  // Few masses are still in this thread's caches, where the kernel that wrote them left them.
+  constexpr std::int64_t few = 65536;
+  const std::int64_t heads = index_.shape.query_heads;
+  const std::int64_t grain = heads * attention.masses.size(1) < few ? heads : 1;
+  at::parallel_for(0, heads, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t query_head = begin; query_head < end; ++query_head) {
       put_head(row, static_cast<int>(query_head), attention);
     }

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <functional>
 #include <limits>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace kvscope::detail {
 namespace {
@@ -46,15 +49,24 @@ std::int64_t index_of(std::uint64_t number) {
 }
 
 constexpr std::int64_t block = 16;
-using Four = float __attribute__((vector_size(16), aligned(4)));
-using Mask = std::int32_t __attribute__((vector_size(16)));
 
-/// Whether one of the block's values reaches `least`.
-bool any_reaches(const float* values, float least) {
-  const auto* four = reinterpret_cast<const Four*>(values);
-  const Mask reached =
-      (four[0] >= least) | (four[1] >= least) | (four[2] >= least) | (four[3] >= least);
-  return (reached[0] | reached[1] | reached[2] | reached[3]) != 0;
+/// Bit i is set where values[i] of the block reaches `least`.
+unsigned reached_bits(const float* values, float least) {
+#if defined(__SSE2__)
+  const __m128 bound = _mm_set1_ps(least);
+  const auto four = [&](int at) {
+    return _mm_castps_si128(_mm_cmpge_ps(_mm_loadu_ps(values + at), bound));
+  };
+  const __m128i low = _mm_packs_epi32(four(0), four(4));
+  const __m128i high = _mm_packs_epi32(four(8), four(12));
+  return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(low, high)));
+#else
+  unsigned bits = 0;
+  for (int at = 0; at < block; ++at) {
+    bits |= values[at] >= least ? 1U << at : 0U;
+  }
+  return bits;
+#endif
 }
 
 /// The values that reach `least`, each as `ordered`: all of them, or more than `limit`.
@@ -63,14 +75,15 @@ std::vector<std::uint64_t> reaching(const float* values, std::int64_t size, floa
   std::vector<std::uint64_t> found;
   found.reserve(static_cast<std::size_t>(std::min(size, limit + block)));
   std::int64_t first = 0;
-  for (; first < size && std::ssize(found) <= limit; first += block) {
-    if (first + block <= size && !any_reaches(values + first, least)) {
-      continue;
+  for (; first + block <= size && std::ssize(found) <= limit; first += block) {
+    for (unsigned bits = reached_bits(values + first, least); bits != 0; bits &= bits - 1) {
+      const std::int64_t index = first + std::countr_zero(bits);
+      found.push_back(ordered(values[index], index));
     }
-    for (std::int64_t index = first; index < std::min(size, first + block); ++index) {
-      if (values[index] >= least) {
-        found.push_back(ordered(values[index], index));
-      }
+  }
+  for (; first < size && std::ssize(found) <= limit; ++first) {
+    if (values[first] >= least) {
+      found.push_back(ordered(values[first], first));
     }
   }
   return found;
@@ -85,8 +98,11 @@ std::vector<std::int32_t> largest(const float* values, std::int64_t size, int co
   const std::int64_t enough = std::min<std::int64_t>(count, size);
   const std::int64_t limit = std::int64_t{4} * count;
   std::vector<std::uint64_t> found;
-  if (!std::isnan(hint)) {
-    found = reaching(values, size, hint, limit);
+  constexpr float lower = 0.6f;  // looking again costs less than the groups below
+  float least = hint;
+  for (int attempt = 0; attempt < 3 && std::ssize(found) < enough && least > 0; ++attempt) {
+    found = reaching(values, size, least, limit);
+    least *= lower;
   }
   if (std::ssize(found) < enough || std::ssize(found) > limit) {
     found = reaching(values, size, reached_by(values, size, count), size);

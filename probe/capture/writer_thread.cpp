@@ -146,17 +146,19 @@ void WriterThread::join_rows(Job& job) {
   std::vector<at::Tensor> rows = {job.values};
   std::vector<std::int64_t> next = job.offset;
   ++next.front();
-  for (auto other = jobs_.begin(); other != jobs_.end() && !other->work;) {
-    if (other->offset != next || other->count != job.count || other->dataset != job.dataset ||
-        other->values.sizes() != job.values.sizes() ||
-        other->values.options().dtype() != job.values.options().dtype()) {
-      ++other;
-      continue;
+  auto left = jobs_.begin();  // in one pass: removed one by one, each would move all behind it
+  auto other = left;
+  for (; other != jobs_.end() && !other->work; ++other) {
+    if (other->offset == next && other->count == job.count && other->dataset == job.dataset &&
+        other->values.sizes() == job.values.sizes() &&
+        other->values.options().dtype() == job.values.options().dtype()) {
+      rows.push_back(std::move(other->values));
+      ++next.front();
+    } else if (left++ != other) {
+      *std::prev(left) = std::move(*other);
     }
-    rows.push_back(std::move(other->values));
-    other = jobs_.erase(other);
-    ++next.front();
   }
+  jobs_.erase(left, other);
   if (rows.size() > 1) {
     job.values = at::stack(rows);
     job.count.front() = std::ssize(rows);

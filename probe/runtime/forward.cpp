@@ -1,5 +1,6 @@
 #include "forward.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <fmt/format.h>
@@ -26,6 +27,12 @@ struct Workspace {
   at::Tensor queries;  ///< [query_heads, rows, head_dim] float32
   at::Tensor active;   ///< [block, mlp_dim]
 };
+
+/// `count` of `tensor` from `first` on along `dim`; the tensor itself where that is all of it.
+at::Tensor part(const at::Tensor& tensor, std::int64_t dim, std::int64_t first,
+                std::int64_t count) {
+  return count == tensor.size(dim) ? tensor : tensor.narrow(dim, first, count);
+}
 
 Workspace workspace_of(const LoadedModel& model, std::int64_t rows, std::int64_t block) {
   const ModelShape& shape = model.shape();
@@ -86,7 +93,7 @@ class Pass {
         watch_.progress(layer);
       }
     }
-    at::Tensor final_rows = space_.normed.narrow(0, 0, hidden_.size(0));
+    at::Tensor final_rows = part(space_.normed, 0, 0, hidden_.size(0));
     normalise(hidden_, model_.output_norm(), model_.config(), final_rows);
     show(HookPoint::final_norm, model_.shape().layers, final_rows);
     return final_rows;
@@ -108,8 +115,8 @@ class Pass {
     show(HookPoint::residual_in, layer, hidden_);
     project_and_append(layer);
     const at::Tensor attended = attend(layer, std::max(kept_rows, watched));
-    hidden_ = hidden_.narrow(0, rows_ - kept_rows, kept_rows);
-    const at::Tensor heads = attended.narrow(1, attended.size(1) - kept_rows, kept_rows);
+    hidden_ = part(hidden_, 0, rows_ - kept_rows, kept_rows);
+    const at::Tensor heads = part(attended, 1, attended.size(1) - kept_rows, kept_rows);
     show(HookPoint::attention_output, layer, heads);
     const at::Tensor mlp_input = model_.config().parallel_mlp ? hidden_.clone() : hidden_;
     add_block(HookPoint::block_attention, layer,
@@ -189,7 +196,7 @@ class Pass {
   AttentionPass attend_to(int layer, int count) {
     const ModelShape& shape = model_.shape();
     const LayerState& state = layers_[static_cast<std::size_t>(layer)];
-    const at::Tensor queries = space_.queries.narrow(1, rows_ - count, count);
+    const at::Tensor queries = part(space_.queries, 1, rows_ - count, count);
     AttentionPass pass;
     if (state.cut() && shape.window_of(layer) > 0) {  // slots are no longer the tokens in a row
       const AttentionResult result =
@@ -231,8 +238,7 @@ class Pass {
   at::Tensor attend(int layer, int count) {
     const AttentionPass pass = attend_to(layer, count);
     if (watch_.layer) {
-      const at::Tensor raw =
-          watch_.keys_pre_rope ? keys_pre_rope().to(at::kFloat) : at::Tensor();
+      const at::Tensor raw = watch_.keys_pre_rope ? keys_pre_rope().to(at::kFloat) : at::Tensor();
       watch_.layer({layer, space_.queries, raw, pass.stats.lse, pass.output, hidden_, positions_,
                     pass.stats});
     }
@@ -267,10 +273,10 @@ class Pass {
     const LayerWeights& weights = model_.layer(layer);
     for (std::int64_t first = 0; first < hidden_.size(0); first += mlp_block_) {
       const std::int64_t count = std::min(mlp_block_, hidden_.size(0) - first);
-      at::Tensor hidden = hidden_.narrow(0, first, count);
-      at::Tensor normed = space_.normed.narrow(0, 0, count);
-      at::Tensor active = space_.active.narrow(0, 0, count);
-      normalise(input.narrow(0, first, count), weights.mlp_norm, model_.config(), normed);
+      at::Tensor hidden = part(hidden_, 0, first, count);
+      at::Tensor normed = part(space_.normed, 0, 0, count);
+      at::Tensor active = part(space_.active, 0, 0, count);
+      normalise(part(input, 0, first, count), weights.mlp_norm, model_.config(), normed);
       show(HookPoint::mlp_input, layer, normed);
       activate(multiply(normed, weights.gate_up, weights.gate_up_bias), model_.config().activation,
                active);
@@ -296,6 +302,8 @@ class Pass {
 
 at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
                     const PassInput& input, const PassWatch& watch) {
+  // A pass is hundreds of small operators; without autograd's layers each takes half as long.
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
   Rollback rollback(layers);
   at::Tensor hidden;
   int layer = -1;
@@ -311,6 +319,7 @@ at::Tensor run_pass(const LoadedModel& model, std::vector<LayerState>& layers,
 }
 
 at::Tensor head_logits(const LoadedModel& model, const at::Tensor& hidden) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
   at::Tensor logits = multiply(hidden, model.head(), {}).to(at::kFloat);
   if (const double cap = model.config().output_softcap; cap > 0) {
     logits.div_(cap).tanh_().mul_(cap);

@@ -70,6 +70,24 @@ at::Tensor LayerState::next_values(int kv_head, int count) const {
   return values_.select(0, kv_head).narrow(0, length(kv_head), count);
 }
 
+namespace {
+
+void* cell_of(const at::Tensor& rows, std::int64_t kv_head, std::int64_t slot) {
+  return static_cast<char*>(rows.mutable_data_ptr()) +
+         (kv_head * rows.stride(0) + slot * rows.stride(1)) *
+             static_cast<std::int64_t>(rows.element_size());
+}
+
+}  // namespace
+
+void* LayerState::next_key_data(int kv_head) const {
+  return cell_of(keys_, kv_head, length(kv_head));
+}
+
+void* LayerState::next_value_data(int kv_head) const {
+  return cell_of(values_, kv_head, length(kv_head));
+}
+
 void LayerState::write_raw_keys(const at::Tensor& keys) const {
   for (int kv_head = 0; kv_head < kv_heads(); ++kv_head) {
     raw_keys_.select(0, kv_head)

@@ -44,7 +44,10 @@ class LayerState {
   /// Where the next rows of a head go: [count, head_dim], after `reserve(count)`.
   at::Tensor next_keys(int kv_head, int count) const;
   at::Tensor next_values(int kv_head, int count) const;
-  /// Stores the pre-RoPE keys [kv_heads, count, head_dim] of the same rows; only where `keeps_raw_keys`.
+  void* next_key_data(int kv_head) const;  ///< the first number of `next_keys`, on the CPU
+  void* next_value_data(int kv_head) const;
+  /// Stores the pre-RoPE keys [kv_heads, count, head_dim] of the same rows; only where
+  /// `keeps_raw_keys`.
   void write_raw_keys(const at::Tensor& keys) const;
   bool keeps_raw_keys() const { return raw_keys_.defined(); }
   /// Makes the rows written there live: slots of tokens first_token, first_token + 1, ...

@@ -59,8 +59,8 @@ void split_on_cpu(const at::Tensor& qkv, const Rotation& rotation, const ModelSh
   std::vector<T*> keys;
   std::vector<T*> values;
   for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-    keys.push_back(data_of<T>(state.next_keys(kv_head, static_cast<int>(rows))));
-    values.push_back(data_of<T>(state.next_values(kv_head, static_cast<int>(rows))));
+    keys.push_back(static_cast<T*>(state.next_key_data(kv_head)));
+    values.push_back(static_cast<T*>(state.next_value_data(kv_head)));
   }
   const RowLoops<T>& loops = row_loops<T>();
   const T* x = data_of<T>(qkv);
@@ -200,16 +200,17 @@ at::Tensor multiply(const at::Tensor& x, const WeightMatrix& weight, const at::T
   if (x.size(0) > 1 || !x.device().is_cpu()) {
     return weight.product(x, bias);
   }
-  at::Tensor row = at::empty({weight.rows()}, at::kFloat);
-  weight.times(x.view({-1}), row);
-  return (bias.defined() ? row.add_(bias) : row).unsqueeze(0).to(x.scalar_type());
+  at::Tensor row = at::empty({1, weight.rows()}, at::kFloat);
+  weight.times(x, row);
+  return (bias.defined() ? row.add_(bias) : row).to(x.scalar_type());
 }
 
 void add_product(const at::Tensor& x, const WeightMatrix& weight, at::Tensor& hidden) {
   if (x.size(0) == 1 && x.device().is_cpu()) {  // the sums are not rounded to the model's type
-    at::Tensor row = at::empty({weight.rows()}, at::kFloat);
-    weight.times(x.view({-1}), row);
-    hidden.add_(row.unsqueeze(0));
+    at::Tensor row = at::empty({1, weight.rows()}, at::kFloat);
+    weight.times(x, row);
+    row_loops<float>().add(row.const_data_ptr<float>(), row.numel(),
+                           hidden.mutable_data_ptr<float>());
     return;
   }
   const at::Tensor product = weight.product(x);

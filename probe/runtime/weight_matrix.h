@@ -41,7 +41,8 @@ class WeightMatrix {
   /// Calls body(first_row, tile [count, columns]) for consecutive tiles: all rows at once where the
   /// matrix is dense, else as many as stay in the outer cache. A tile is valid during the call.
   void tiles(const std::function<void(std::int64_t first, const at::Tensor& tile)>& body) const;
-  /// out [rows] float32 = matrix * x [columns], in float32. On the CPU.
+  /// out = matrix * x, in float32: `rows` and `columns` contiguous numbers, whatever their
+  /// dimensions; out is float32. On the CPU.
   void times(const at::Tensor& x, at::Tensor& out) const;
 
   /// x [n, columns] times the matrix transposed, plus bias [rows] where it is defined: [n, rows], all
