@@ -90,6 +90,8 @@ PieceEntry pivot_entry();
 PieceEntry weighted_entry();
 PieceEntry cam_entry();
 PieceEntry d2o_entry();
+// Representations.
+PieceEntry low_bit_entry();
 // Cadences.
 PieceEntry decode_entry();
 PieceEntry rows_entry();

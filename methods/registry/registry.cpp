@@ -62,6 +62,7 @@ const std::vector<PieceEntry>& entries() {
       weighted_entry(),       //
       cam_entry(),            //
       d2o_entry(),            //
+      low_bit_entry(),        //
       decode_entry(),         //
       rows_entry(),           //
   };

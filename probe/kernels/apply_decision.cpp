@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvscope/core/error.h"
+#include "low_bit_rows.h"
 
 namespace kvscope {
 namespace {
@@ -43,6 +44,9 @@ void check_sizes(const LayerCache& cache, const LayerDecision& decision, const C
                 ErrorCode::usage, "the decision's key rows have another head_dim", where);
   KVSCOPE_CHECK(form.keys == Frame::post_rope || form.keys == Frame::pre_rope, ErrorCode::usage,
                 "unknown frame of keys", where);
+  KVSCOPE_CHECK(form.value_bits == 0 || form.value_bits == 4 || form.value_bits == 8,
+                ErrorCode::usage, fmt::format("values of {} bits", form.value_bits), where,
+                "store them in 4 or 8 bits, or whole");
 }
 
 /// Slot of each token in one head, -1 without one. Throws if the table and the decision disagree.
@@ -345,6 +349,9 @@ LayerCache apply_decision(const LayerCache& cache, const LayerDecision& decision
   LayerCache smaller;
   smaller.keys = gather_rows(keys, gathered);
   smaller.values = gather_rows(values, gathered);
+  if (form.value_bits > 0) {
+    smaller.values = detail::low_bit_rows(smaller.values, form.value_bits);
+  }
   smaller.slots = std::move(gathered.slots);
   return smaller;
 }

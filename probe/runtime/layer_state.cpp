@@ -36,11 +36,17 @@ bool LayerState::uniform() const {
 }
 
 std::int64_t LayerState::live_bytes() const {
-  std::int64_t slots = 0;
+  const auto dim = static_cast<int>(keys_.size(2));
+  const auto number = static_cast<int>(keys_.element_size());
+  const std::int64_t whole_row = std::int64_t{dim} * number;
+  std::int64_t bytes = 0;
   for (const Head& head : heads_) {
-    slots += static_cast<std::int64_t>(head.token.size());
+    const auto slots = static_cast<std::int64_t>(head.token.size());
+    const auto cut = static_cast<std::int64_t>(head.cut_slots);
+    bytes +=
+        slots * whole_row + (slots - cut) * whole_row + cut * value_row_bytes(form_, dim, number);
   }
-  return slots * 2 * keys_.size(2) * static_cast<std::int64_t>(keys_.element_size());
+  return bytes;
 }
 
 void LayerState::reserve(int count) {
@@ -113,6 +119,7 @@ void LayerState::drop_newest(int count) {
     head.token.resize(live);
     head.position.resize(live);
     head.multiplicity.resize(live);
+    head.cut_slots = std::min(head.cut_slots, live);
     next_keys(kv_head, count).zero_();
     next_values(kv_head, count).zero_();
     if (raw_keys_.defined()) {
@@ -249,6 +256,7 @@ void LayerState::replace(const LayerCache& cache, const RopeParameters& rope) {
     head.token.assign(table.token.begin() + first, table.token.begin() + last);
     head.position.assign(table.position.begin() + first, table.position.begin() + last);
     head.multiplicity.assign(table.multiplicity.begin() + first, table.multiplicity.begin() + last);
+    head.cut_slots = head.token.size();
   }
   merged_ = !table.unmerged();
   cut_ = true;

@@ -79,6 +79,7 @@ class LayerState {
     std::vector<std::int32_t> token;
     std::vector<std::int32_t> position;
     std::vector<float> multiplicity;
+    std::size_t cut_slots = 0;  ///< the oldest, which the last cut has left
   };
 
   std::vector<Head> heads_;

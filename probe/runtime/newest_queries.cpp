@@ -16,9 +16,14 @@ bool plain_floats(const at::Tensor& tensor) {
 void copy_row(const at::Tensor& from, std::int64_t from_row, const at::Tensor& to,
               std::int64_t to_row) {
   const std::int64_t width = from.dim() == 3 ? from.size(2) : 1;
-  for (std::int64_t head = 0; head < from.size(0); ++head) {
-    std::copy_n(from.const_data_ptr<float>() + head * from.stride(0) + from_row * from.stride(1),
-                width, to.mutable_data_ptr<float>() + head * to.stride(0) + to_row * to.stride(1));
+  const std::int64_t from_stride = from.stride(0);
+  const std::int64_t to_stride = to.stride(0);
+  const float* source = from.const_data_ptr<float>() + from_row * from.stride(1);
+  float* target = to.mutable_data_ptr<float>() + to_row * to.stride(1);
+  for (std::int64_t head = from.size(0); head > 0; --head) {
+    std::copy_n(source, width, target);
+    source += from_stride;
+    target += to_stride;
   }
 }
 

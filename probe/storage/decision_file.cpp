@@ -62,6 +62,7 @@ void write_header(hid_t file, const Decision& decision) {
   h5::set_number(file, "form_positions", static_cast<int>(decision.form.positions));
   h5::set_number(file, "form_values_summed",
                  decision.form.values == CacheForm::Values::sum ? 1 : 0);
+  h5::set_number(file, "form_value_bits", decision.form.value_bits);
   std::string names;
   for (const std::string& name : decision.term_names) {
     names += names.empty() ? name : "\n" + name;
@@ -108,6 +109,10 @@ Decision read_header(hid_t file, const std::string& path) {
   decision.form.values = h5::get_number(file, "form_values_summed", 0) != 0
                              ? CacheForm::Values::sum
                              : CacheForm::Values::mean;
+  const std::int64_t bits = h5::get_number(file, "form_value_bits", 0);
+  KVSCOPE_CHECK(bits == 0 || bits == 4 || bits == 8, ErrorCode::corrupt_file,
+                fmt::format("values of {} bits", bits), path);
+  decision.form.value_bits = static_cast<int>(bits);
   decision.term_names = split_lines(h5::get_text(file, "term_names"));
   return decision;
 }

@@ -249,6 +249,33 @@ TEST(ApplyDecision, HalfPrecisionCachesAreRoundedOnce) {
   EXPECT_EQ(row(cut.values, 0, 1)[0], rounded);
 }
 
+TEST(ApplyDecision, LowBitValuesAreMultiplesOfEachRowsScale) {
+  LayerCache cache = six_tokens();
+  const std::vector<float> values = {0.93F, -1.4F, 0, 0, -0.01F, 0.7F};  // head 0, tokens 0 to 2
+  std::copy(values.begin(), values.end(), cache.values.mutable_data_ptr<float>());
+  for (const int bits : {4, 8}) {
+    CacheForm form;
+    form.value_bits = bits;
+    const LayerCache cut = apply_decision(cache, keep_all(), form);
+    EXPECT_TRUE(at::equal(cut.keys, cache.keys));
+    const float levels = bits == 4 ? 7 : 127;
+    for (int token = 0; token < 3; ++token) {
+      const float* whole = values.data() + 2 * token;
+      const float scale = std::max(std::abs(whole[0]), std::abs(whole[1])) / levels;
+      for (std::size_t channel = 0; channel < 2; ++channel) {
+        const float expected = scale > 0 ? std::nearbyint(whole[channel] / scale) * scale : 0;
+        EXPECT_NEAR(row(cut.values, 0, token)[channel], expected, 1e-6) << bits << " " << token;
+      }
+    }
+    EXPECT_NEAR(row(cut.values, 0, 0)[0], bits == 4 ? 1.0F : 0.926F, 5e-4);  // 5 / 7, 84 / 127
+    const LayerCache again = apply_decision(cut, keep_all(), form);
+    EXPECT_TRUE(at::allclose(again.values, cut.values, 1e-6, 0)) << "rounded rows stay";
+  }
+  CacheForm odd;
+  odd.value_bits = 3;
+  EXPECT_THROW(apply_decision(cache, keep_all(), odd), Error);
+}
+
 TEST(ApplyDecision, ASkippedTokenKeepsItsSlot) {
   LayerDecision decision = keep_all();
   decision.fate[decision.cell(0, 2)] = Fate::skipped;

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <numeric>
 
 #include "kvscope/kernels/apply_decision.h"
 #include "kvscope/storage/capture_reader.h"
@@ -271,6 +272,31 @@ TEST_F(Metrics, JudgedByDecodeQueries) {
     EXPECT_FALSE(decision.metrics.seen_by_method);
     expect_metrics(longer_, decision, 30, steps, total);
   }
+}
+
+TEST_F(Metrics, LowBitValuesCostOutputByTheirBits) {
+  const auto reader = capture(false);
+  std::vector<Decision> decisions;
+  for (const auto& [method, slots] :
+       std::vector<std::pair<const char*, const char*>>{{"knorm | low_bit:bits=8", "30"},
+                                                        {"knorm | low_bit", "30"},
+                                                        {"knorm", "11"},
+                                                        {"knorm | low_bit", "11"}}) {
+    FakeRun run = prompt();
+    decisions.push_back(decided(run, method, slots));
+  }
+  EXPECT_EQ(decisions[2].layers[0].fate, decisions[3].layers[0].fate) << "the choice is knorm's";
+  EXPECT_EQ(decisions[1].form.value_bits, 4);
+  compute_metrics(*reader, decisions, MetricsOptions::parse("last:7"));
+  const auto error = [&](std::size_t which) {
+    const std::vector<float>& errors = decisions[which].metrics.output_error;
+    return std::accumulate(errors.begin(), errors.end(), 0.0F) / static_cast<float>(errors.size());
+  };
+  EXPECT_GT(error(0), 0);
+  EXPECT_LT(error(0), 0.01F);  // half a step in 127, less what averages out
+  EXPECT_GT(error(1), 8 * error(0));
+  EXPECT_LT(error(1), 0.15F);
+  EXPECT_NE(error(3), error(2));
 }
 
 TEST_F(Metrics, RefusesADecisionOfAnotherRun) {

@@ -226,6 +226,25 @@ TEST(LiveCut, SecondCutAppliesItsOwnEventOnly) {
   EXPECT_EQ(run->layer(0)->slots().token[0], 1);
 }
 
+TEST(LiveCut, LowBitValuesCountTheirBytesUntilTheNextRows) {
+  const auto run = prefilled();
+  const auto whole = prefilled();
+  Decision decision = decision_of(even);
+  whole->apply(decision);
+  decision.form.value_bits = 4;
+  run->apply(decision);
+  // Rows of 8 floats: 32 bytes whole, 4 packed and 4 for the scale.
+  const std::int64_t slots = whole->cache_bytes() / 64;
+  EXPECT_EQ(run->cache_bytes(), slots * (32 + 8));
+  EXPECT_TRUE(
+      at::equal(run->layer(0)->keys(Frame::post_rope), whole->layer(0)->keys(Frame::post_rope)));
+  EXPECT_FALSE(at::equal(run->layer(0)->values(), whole->layer(0)->values()));
+  EXPECT_TRUE(at::allclose(run->layer(0)->values(), whole->layer(0)->values(), 0, 0.5));
+  run->decode(5, nullptr);
+  EXPECT_EQ(run->cache_bytes(), slots * (32 + 8) + 2 * 2 * 64) << "the new rows are whole";
+  EXPECT_EQ(run->fork()->cache_bytes(), run->cache_bytes());
+}
+
 TEST(LiveCut, RefusesFormsItCannotStoreAndForeignDecisions) {
   const auto run = prefilled();
   Decision moved = decision_of(even);

@@ -141,7 +141,7 @@ Decision sample_decision() {
   decision.head_dim = 3;
   decision.tokens = 7;
   decision.cut_tokens = 6;
-  decision.form = {Frame::pre_rope, CacheForm::Positions::multiplicity, CacheForm::Values::sum};
+  decision.form = {Frame::pre_rope, CacheForm::Positions::multiplicity, CacheForm::Values::sum, 4};
   decision.term_names = {"norm", "mass"};
   decision.events = {{0, 4, 1000}, {1, 6, 2000}};
   for (const int number : {1, 6}) {

@@ -46,7 +46,8 @@ std::vector<std::string> cells_of(const Ui& ui, const SceneDecision& entry, cons
                        100.0 * static_cast<double>(cells) /
                            static_cast<double>(std::max<std::int64_t>(fates.total(), 1)));
   };
-  const std::string bytes = slots_as_bytes(ui.scene, static_cast<double>(fates.holding()));
+  const std::string bytes =
+      slots_as_bytes(ui.scene, entry.decision.form, static_cast<double>(fates.holding()));
   return {!entry.decision.replayed      ? "live"
           : entry.decision.replay_exact ? "replay"
                                         : "replay ~",

@@ -51,6 +51,7 @@ void controls(Ui& ui, const Timeline& timeline) {
   const std::size_t at = shown_moment(timeline, ui.state);
   const RunMoment& moment = timeline.moments[at];
   const MomentCounts& counts = timeline.counts[at];
+  const CacheForm& form = ui.scene.decisions[static_cast<std::size_t>(ui.state.a)].decision.form;
   const std::string what =
       moment.step == 0
           ? fmt::format("prefill, {} tokens", grouped_digits(moment.seen))
@@ -61,7 +62,7 @@ void controls(Ui& ui, const Timeline& timeline) {
       fmt::format("{}{}: {} slots held ({})   +{} arrived, {} evicted, {} merged, {} dropped", what,
                   moment.cut ? (moment.before ? ", before the cut" : ", after the cut") : "",
                   grouped_digits(counts.held),
-                  slots_as_bytes(ui.scene, static_cast<double>(counts.held)),
+                  slots_as_bytes(ui.scene, form, static_cast<double>(counts.held)),
                   grouped_digits(counts.arrived), grouped_digits(counts.evicted),
                   grouped_digits(counts.merged), grouped_digits(counts.dropped))
           .c_str());

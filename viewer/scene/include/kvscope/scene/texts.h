@@ -22,6 +22,6 @@ std::string export_csv(const Scene& scene, const State& state);
 std::string grouped_digits(std::int64_t number);
 
 /// Bytes of `slots` slots: "12.4 MiB"; empty if the shape is not known.
-std::string slots_as_bytes(const Scene& scene, double slots);
+std::string slots_as_bytes(const Scene& scene, const CacheForm& form, double slots);
 
 }  // namespace kvscope
