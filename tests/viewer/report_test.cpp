@@ -85,6 +85,15 @@ TEST(Report, NumbersByHand) {
   EXPECT_FALSE(report.found[1].found);
 }
 
+TEST(Report, LowBitValuesCountTheirPackedBytes) {
+  ReportInput input = test::made_input();
+  input.decisions[0].form.value_bits = 8;
+  const ReportMethod first = build_report(input).methods[0];
+  EXPECT_EQ(first.held_bytes, 16 * (4 * 4 + 4 + 4)) << "keys whole, four bytes of values, a scale";
+  EXPECT_EQ(first.mean_bytes, 16 * 24);
+  EXPECT_EQ(first.full_bytes, 20 * 32);
+}
+
 TEST(Report, TheFactIsLostMergedOrKeptInPart) {
   ReportInput input = test::made_input();
   input.find = {"<script>", "[31mred", "evil"};

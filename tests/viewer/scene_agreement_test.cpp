@@ -33,6 +33,16 @@ TEST(Agreement, SaysWhenBudgetsDiffer) {
   EXPECT_EQ(agreement(a, far).remark(), "not comparable: memory differs by 40.0 %");
 }
 
+TEST(Agreement, ComparesTheMemoryOfPackedValues) {
+  Decision whole = made_decision({{std::string(50, 'K') + std::string(50, 'E')}});
+  whole.head_dim = 64;
+  Decision packed = whole;
+  packed.form.value_bits = 4;
+  // A row of 64 numbers in 4 bits and a scale: 36 bytes beside 256 of the keys; 292 of 512.
+  EXPECT_EQ(agreement(whole, packed).remark(), "not comparable: memory differs by 43.0 %");
+  EXPECT_EQ(agreement(packed, packed).remark(), "equal memory");
+}
+
 TEST(Agreement, EmptySetsAgree) {
   const Decision nothing = made_decision({{"EEEE"}});
   EXPECT_DOUBLE_EQ(agreement(nothing, nothing).total.jaccard(), 1.0);

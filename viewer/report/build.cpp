@@ -6,6 +6,7 @@
 
 #include "kvscope/core/error.h"
 #include "kvscope/report/formats.h"
+#include "kvscope/scene/moment.h"
 #include "text_table.h"
 
 namespace kvscope {
@@ -13,7 +14,7 @@ namespace {
 
 constexpr double comparable_memory = 0.05;
 
-std::int64_t bytes_of(const std::string& dtype) {
+int bytes_of(const std::string& dtype) {
   const bool half = dtype == "bfloat16" || dtype == "float16" || dtype == "bf16" ||
                     dtype == "f16" || dtype == "BF16" || dtype == "F16";
   return half ? 2 : 4;
@@ -80,7 +81,10 @@ Report build_report(const ReportInput& input) {
   Report report;
   report.capture = input.capture;
   report.full_answer = input.full_answer;
-  report.slot_bytes = 2 * input.capture.shape.head_dim * bytes_of(input.capture.cache_dtype);
+  const auto size_of_slot = [&](const CacheForm& form) {
+    return slot_bytes(form, input.capture.shape.head_dim, bytes_of(input.capture.cache_dtype));
+  };
+  report.slot_bytes = size_of_slot(CacheForm{});
   for (int token = 0; token < input.tokens.size(); ++token) {
     report.tokens.push_back({printable(input.tokens.text(token)),
                              input.tokens.segment[static_cast<std::size_t>(token)]});
@@ -88,7 +92,8 @@ Report build_report(const ReportInput& input) {
   for (const Decision& decision : input.decisions) {
     check_same_run(input, decision);
     ReportMethod method =
-        report::count_method(decision, input.tokens, report.slot_bytes, input.lost_tokens);
+        report::count_method(decision, input.tokens,
+                             {report.slot_bytes, size_of_slot(decision.form)}, input.lost_tokens);
     method.answer = answer_of(input, decision);
     if (method.answer && input.full_answer) {
       method.answer_changed = method.answer->text != *input.full_answer;

@@ -12,9 +12,15 @@ struct Surroundings {
 };
 Surroundings surroundings(const TokenTable& tokens, int first, int last, int around);
 
+/// Bytes of a slot before a decision's first cut, and of those that its cuts leave.
+struct SlotBytes {
+  std::int64_t whole = 0;
+  std::int64_t cut = 0;
+};
+
 /// Counts one decision; everything of ReportMethod but the answer.
-ReportMethod count_method(const Decision& decision, const TokenTable& tokens,
-                          std::int64_t slot_bytes, int lost_tokens);
+ReportMethod count_method(const Decision& decision, const TokenTable& tokens, const SlotBytes& slot,
+                          int lost_tokens);
 
 /// Follows one searched text through all decisions.
 FoundText follow(const std::string& needle, const TokenTable& tokens,

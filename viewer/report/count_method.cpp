@@ -180,8 +180,8 @@ Surroundings surroundings(const TokenTable& tokens, int first, int last, int aro
   return text;
 }
 
-ReportMethod count_method(const Decision& decision, const TokenTable& tokens,
-                          std::int64_t slot_bytes, int lost_tokens) {
+ReportMethod count_method(const Decision& decision, const TokenTable& tokens, const SlotBytes& slot,
+                          int lost_tokens) {
   ReportMethod method;
   method.method = decision.method;
   method.preset = decision.preset;
@@ -198,12 +198,12 @@ ReportMethod count_method(const Decision& decision, const TokenTable& tokens,
   method.granted_slots = decision.granted_slots();
   method.fates = count_fates(decision);
   method.held_slots = method.fates.total.holding();
-  method.held_bytes = method.held_slots * slot_bytes;
-  method.full_bytes = method.fates.total.total() * slot_bytes;
+  method.held_bytes = method.held_slots * slot.cut;
+  method.full_bytes = method.fates.total.total() * slot.whole;
   const CacheUse use = cache_use(decision);
-  method.first_bytes = use.first_slots * slot_bytes;
-  method.peak_bytes = use.peak_slots * slot_bytes;
-  method.mean_bytes = std::llround(use.mean_slots * static_cast<double>(slot_bytes));
+  method.first_bytes = use.first_slots * slot.whole;
+  method.peak_bytes = use.peak_slots * slot.cut;
+  method.mean_bytes = std::llround(use.mean_slots * static_cast<double>(slot.cut));
   const FateCounts& total = method.fates.total;
   method.gone_share = total.total() > 0 ? static_cast<double>(total.evicted + total.dropped) /
                                               static_cast<double>(total.total())

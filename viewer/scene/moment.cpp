@@ -164,6 +164,10 @@ State moved_in_time(const Scene& scene, State state, int by, bool cuts_only) {
   return state;
 }
 
+std::int64_t slot_bytes(const CacheForm& form, int head_dim, int number_bytes) {
+  return std::int64_t{head_dim} * number_bytes + value_row_bytes(form, head_dim, number_bytes);
+}
+
 CacheUse cache_use(const Decision& decision) {
   const std::vector<RunMoment> all = moments(decision, decision.tokens);
   const std::vector<MomentCounts> counts = moment_counts(decision, decision.tokens);

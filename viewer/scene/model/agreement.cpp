@@ -50,6 +50,15 @@ SetOverlap head_overlap(const LayerDecision& a, const LayerDecision& b, int kv_h
   return overlap;
 }
 
+/// Mean slots in units of a whole slot of four-byte numbers.
+double mean_memory(const Decision& decision) {
+  constexpr int number_bytes = 4;
+  const auto bytes_of = [&](const CacheForm& form) {
+    return static_cast<double>(slot_bytes(form, std::max(1, decision.head_dim), number_bytes));
+  };
+  return cache_use(decision).mean_slots * bytes_of(decision.form) / bytes_of(CacheForm{});
+}
+
 }  // namespace
 
 double SetOverlap::jaccard() const {
@@ -81,10 +90,10 @@ Agreement agreement(const Decision& a, const Decision& b) {
   check_same_run(a, b);
   Agreement result;
   result.kv_heads = a.kv_heads;
-  const double slots_a = cache_use(a).mean_slots;
-  const double slots_b = cache_use(b).mean_slots;
-  const double larger = std::max({slots_a, slots_b, 1.0});
-  result.slot_difference = std::abs(slots_a - slots_b) / larger;
+  const double memory_a = mean_memory(a);
+  const double memory_b = mean_memory(b);
+  const double larger = std::max({memory_a, memory_b, 1.0});
+  result.slot_difference = std::abs(memory_a - memory_b) / larger;
   result.budgets = result.slot_difference <= same_budget   ? BudgetMatch::same
                    : result.slot_difference <= near_budget ? BudgetMatch::near
                                                            : BudgetMatch::different;

@@ -26,7 +26,7 @@ enum class BudgetMatch { same, near, different };
 /// Agreement of two decisions on which tokens hold a slot.
 struct Agreement {
   BudgetMatch budgets = BudgetMatch::same;
-  double slot_difference = 0;  ///< of the mean slots held from the first cut on, over the larger
+  double slot_difference = 0;  ///< of the mean memory held from the first cut on, over the larger
   int kv_heads = 0;
   SetOverlap total;
   std::vector<SetOverlap> layer;  ///< [layers]

@@ -59,4 +59,8 @@ struct CacheUse {
 };
 CacheUse cache_use(const Decision& decision);
 
+/// Bytes of a slot that a cut has left, of numbers that take `number_bytes` each where they are
+/// whole. For all slots of a decision it is exact up to those that came after its last cut.
+std::int64_t slot_bytes(const CacheForm& form, int head_dim, int number_bytes);
+
 }  // namespace kvscope
