@@ -38,7 +38,8 @@ const PieceEntry& find_entry(const std::string& name, bool first) {
     throw Error(ErrorCode::usage,
                 first ? fmt::format("'{}' cannot be the first piece: it does not score", name)
                       : fmt::format("'{}' scores, so it can only be the first piece", name),
-                "method text", "write SCORER | ALLOCATOR | SELECTOR | MERGER | CADENCE");
+                "method text",
+                "write SCORER | ALLOCATOR | SELECTOR | MERGER | REPRESENTATION | CADENCE");
   }
   throw Error(ErrorCode::usage,
               fmt::format("unknown {} '{}'{}", what, name, detail::did_you_mean(name, names)),
@@ -60,9 +61,11 @@ void check_order(const Recipe& recipe) {
   for (std::size_t piece = 2; piece < recipe.entries.size(); ++piece) {
     const PieceInfo& before = recipe.entries[piece - 1]->info;
     const PieceInfo& here = recipe.entries[piece]->info;
-    KVSCOPE_CHECK(before.kind < here.kind, ErrorCode::usage,
-                  fmt::format("'{}' cannot follow '{}'", here.name, before.name), "method text",
-                  "write SCORER | ALLOCATOR | SELECTOR | MERGER | CADENCE, each at most once");
+    KVSCOPE_CHECK(
+        before.kind < here.kind, ErrorCode::usage,
+        fmt::format("'{}' cannot follow '{}'", here.name, before.name), "method text",
+        "write SCORER | ALLOCATOR | SELECTOR | MERGER | REPRESENTATION | CADENCE, each at most "
+        "once");
   }
 }
 

@@ -138,14 +138,16 @@ void measure_overhead(const std::shared_ptr<const Model>& model, const TokenTabl
   const auto off = LiveRun::start(model, prompt, {});
   off->prefill(false, nullptr);
   BareRun bare(model, prompt);
-  std::vector<double> times[3];
+  BareRun twin(model, prompt);  // how far two runs of the same code are apart
+  constexpr int kinds = 4;
+  std::vector<double> times[kinds];
   for (int step = 0; step < steps; ++step) {  // in turns, and each first as often as the others
     const std::int32_t token = sample(off->logits(), {}, step);
-    const std::function<void()> work[3] = {[&] { bare.step(token); },
-                                           [&] { off->decode(token, nullptr); },
-                                           [&] { recorded->decode(token, &recorder); }};
-    for (int turn = 0; turn < 3; ++turn) {
-      const int which = (step + turn) % 3;
+    const std::function<void()> work[kinds] = {
+        [&] { bare.step(token); }, [&] { off->decode(token, nullptr); },
+        [&] { recorded->decode(token, &recorder); }, [&] { twin.step(token); }};
+    for (int turn = 0; turn < kinds; ++turn) {
+      const int which = (step + turn) % kinds;
       times[which].push_back(seconds(work[which]));
     }
   }
@@ -163,6 +165,7 @@ void measure_overhead(const std::shared_ptr<const Model>& model, const TokenTabl
                      {"bare_seconds", median(times[0])},
                      {"off_seconds", median(times[1])},
                      {"window_seconds", median(times[2])},
+                     {"twin_ratio", ratio(3, 0)},
                      {"off_ratio", ratio(1, 0)},
                      {"window_ratio", ratio(2, 1)}});
 }

@@ -158,9 +158,15 @@ TEST(EveryMethod, ABudgetOfEverythingGivesTheInputBack) {
           EXPECT_EQ(std::memcmp(after.keys.const_data_ptr(), cache.keys.const_data_ptr(),
                                 cache.keys.nbytes()),
                     0);
-          EXPECT_EQ(std::memcmp(after.values.const_data_ptr(), cache.values.const_data_ptr(),
-                                cache.values.nbytes()),
-                    0);
+          if (decision.form.value_bits == 0) {
+            EXPECT_EQ(std::memcmp(after.values.const_data_ptr(), cache.values.const_data_ptr(),
+                                  cache.values.nbytes()),
+                      0);
+          } else {  // within half a step of 4 bits
+            const at::Tensor moved = (after.values - cache.values).abs();
+            const at::Tensor step = cache.values.abs().amax({-1}, true) / 7;
+            EXPECT_TRUE((moved <= step * 0.5001).all().item<bool>());
+          }
           EXPECT_TRUE(here.edges.empty());
         }
       }
