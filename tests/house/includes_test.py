@@ -52,7 +52,7 @@ LIBRARIES = {
 # Headers that make every file which includes them slow to compile.
 HEAVY = {"torch/torch.h", "torch/script.h", "torch/extension.h", "ATen/ATen.h"}
 
-SYSTEM = re.compile(r"(sys|linux|arpa|netinet)/\w+\.h$|(unistd|fcntl|dlfcn|signal|poll|sched|spawn|termios|strings|dirent|"
+SYSTEM = re.compile(r"(sys|linux|arpa|netinet|sanitizer)/\w+\.h$|(unistd|fcntl|dlfcn|signal|poll|sched|spawn|termios|strings|dirent|"
                     r"immintrin|x86intrin|cpuid|omp|pthread|errno|malloc)\.h$")
 STANDARD = re.compile(r"[a-z0-9_]+$|(assert|ctype|errno|float|inttypes|limits|math|signal|stdarg|stddef|stdint|stdio|"
                       r"stdlib|string|time|wchar)\.h$")

@@ -104,7 +104,7 @@ TEST_F(LiveEvidenceTest, ProjectedNormsAreThoseOfTheProductWithWo) {
   const at::Tensor values = evidence->values();
   const at::Tensor weights = evidence->output_weights();
   ASSERT_EQ(weights.sizes(), (std::vector<std::int64_t>{4, 8, 24}));
-  const std::vector<float>& wo = FakeModelFile().values(Weight::wo, 1);
+  const std::vector<float> wo = FakeModelFile().values(Weight::wo, 1);
   EXPECT_EQ(cell(weights, {2, 3, 5}), wo[5 * 32 + 2 * 8 + 3]);  // wo[hidden 5, head 2, channel 3]
   for (std::int64_t head = 0; head < 4; ++head) {
     const at::Tensor projected = at::matmul(values.select(0, head / 2), weights.select(0, head));
