@@ -25,7 +25,8 @@ PieceEntry alpha_entry() {
       "of the budget protects newest tokens. The seven mechanisms the paper rejects are not public "
       "either; controls of ours by family: cadence every=16,32,64,128,256; scoring trig=false, "
       "space=k_post_rope, '| redundancy' and '| noise'; head-wise routing '| concentration' and "
-      "'| pyramid' on a method that cuts once; low-bit caches '| low_bit' with the budget doubled; resampling: none";
+      "'| pyramid' on a method that cuts once; low-bit caches '| low_bit' with the budget doubled; "
+      "resampling: none";
   entry.info.parameters = triattention_parameters(defaults);
   for (const std::vector<ParameterInfo>& more : {diversity_parameters(), decode_parameters()}) {
     entry.info.parameters.insert(entry.info.parameters.end(), more.begin(), more.end());

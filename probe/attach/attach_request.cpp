@@ -18,7 +18,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-
 /// Fields of one JSON object, each of which must be asked for.
 class Fields {
  public:
@@ -222,9 +221,9 @@ void choose_profile(AttachRequest& request, const TokenTable& prompt,
     return;
   }
   capture.profile = Profile::qkv;
-  const std::int64_t bytes =
-      price_capture(capture, request.model.shape, prompt.prompt_tokens, cache_element(request.model.cache_dtype))
-          .disk_bytes;
+  const std::int64_t bytes = price_capture(capture, request.model.shape, prompt.prompt_tokens,
+                                           cache_element(request.model.cache_dtype))
+                                 .disk_bytes;
   if (bytes >= default_profile_limit) {
     capture.profile = Profile::window;
     notes.push_back(fmt::format(
@@ -234,8 +233,8 @@ void choose_profile(AttachRequest& request, const TokenTable& prompt,
 
 void check_price(const AttachRequest& request, const TokenTable& prompt) {
   const ModelShape& shape = request.model.shape;
-  const CapturePrice price =
-      price_capture(request.capture, shape, prompt.prompt_tokens, cache_element(request.model.cache_dtype));
+  const CapturePrice price = price_capture(request.capture, shape, prompt.prompt_tokens,
+                                           cache_element(request.model.cache_dtype));
   KVSCOPE_CHECK(
       request.confirmed || price.disk_bytes <= unconfirmed_limit, ErrorCode::usage,
       fmt::format("the capture would take {}", mebibytes(price.disk_bytes)), request.path,

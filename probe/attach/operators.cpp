@@ -217,8 +217,7 @@ std::string price_attached(std::string request, std::int64_t prompt_tokens) {
     capture.layers = select_numbers(parsed.layers, parsed.model.shape.layers, "layers");
     capture.profile = parsed.profile.value_or(Profile::qkv);
     const CapturePrice price =
-        price_capture(capture, parsed.model.shape, tokens,
-                      cache_element(parsed.model.cache_dtype));
+        price_capture(capture, parsed.model.shape, tokens, cache_element(parsed.model.cache_dtype));
     return nlohmann::json{{"profile", profile_name(capture.profile)},
                           {"disk_bytes", price.disk_bytes},
                           {"memory_bytes", price.memory_bytes},

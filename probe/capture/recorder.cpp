@@ -79,7 +79,8 @@ struct Recorder::Impl {
         choice(choose(request, header.shape, header.prompt_tokens)),
         index(index_of(header, request, choice)),
         writer(path, index, prompt,
-               capture_datasets(request, index.shape, index.prompt_tokens, cache_element(index.cache_dtype)),
+               capture_datasets(request, index.shape, index.prompt_tokens,
+                                cache_element(index.cache_dtype)),
                {request.force, request.compress, request.live}),
         thread(writer, policy_of(request)),
         segments(request.received_by_segment ? detail::segment_indicator(prompt, index.tokens)
@@ -123,13 +124,13 @@ struct Recorder::Impl {
   /// them.
   void commit() {
     thread.list_dropped();
-    thread.then([tokens = std::exchange(appended, {}),
-                 rows = series_rows(taken)](CaptureWriter& file) {
-      for (const Appended& token : tokens) {
-        file.append_token(token.id, token.position, token.piece, token.segment);
-      }
-      file.commit(rows);
-    });
+    thread.then(
+        [tokens = std::exchange(appended, {}), rows = series_rows(taken)](CaptureWriter& file) {
+          for (const Appended& token : tokens) {
+            file.append_token(token.id, token.position, token.piece, token.segment);
+          }
+          file.commit(rows);
+        });
   }
 
   /// A token fed by a decode step.
@@ -157,7 +158,7 @@ struct Recorder::Impl {
   std::chrono::steady_clock::time_point committed = std::chrono::steady_clock::now();
   int taken = 0;                   ///< decode steps
   std::vector<Appended> appended;  ///< since the writer was told last
-  int open_row = -1;               ///< layer whose prompt statistics are whole, but not yet its hook points
+  int open_row = -1;  ///< layer whose prompt statistics are whole, but not yet its hook points
 };
 
 Recorder::Recorder(const std::string& path, const CaptureRequest& request,
@@ -302,8 +303,7 @@ void Recorder::decode_step(int step, std::int32_t token, const std::string& piec
     impl.thread.then([](CaptureWriter& file) { file.set_state(CaptureState::decode); });
   }
   const auto now = std::chrono::steady_clock::now();
-  if (step % commit_steps == 0 ||
-      (impl.request.live && now - impl.committed >= commit_interval)) {
+  if (step % commit_steps == 0 || (impl.request.live && now - impl.committed >= commit_interval)) {
     impl.committed = now;
     impl.commit();
   }

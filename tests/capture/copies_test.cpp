@@ -164,8 +164,7 @@ TEST_P(Copies, GgufAndSafetensorsGiveTheSameCapture) {
       if (GetParam().exact) {
         EXPECT_EQ(difference, 0.0) << name << " " << dataset;
       } else {
-        EXPECT_LT(difference, tolerance(dataset))
-            << name << " " << dataset;
+        EXPECT_LT(difference, tolerance(dataset)) << name << " " << dataset;
       }
     }
   }

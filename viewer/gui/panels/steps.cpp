@@ -51,7 +51,12 @@ void controls(Ui& ui, const Timeline& timeline) {
   const std::size_t at = shown_moment(timeline, ui.state);
   const RunMoment& moment = timeline.moments[at];
   const MomentCounts& counts = timeline.counts[at];
-  const CacheForm& form = ui.scene.decisions[static_cast<std::size_t>(ui.state.a)].decision.form;
+  const auto first_cut =
+      std::find_if(timeline.moments.begin(), timeline.moments.end(),
+                   [](const RunMoment& each) { return each.cut && !each.before; });
+  const bool cut = first_cut - timeline.moments.begin() <= static_cast<std::ptrdiff_t>(at);
+  const CacheForm form =
+      cut ? ui.scene.decisions[static_cast<std::size_t>(ui.state.a)].decision.form : CacheForm{};
   const std::string what =
       moment.step == 0
           ? fmt::format("prefill, {} tokens", grouped_digits(moment.seen))
