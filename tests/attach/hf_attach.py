@@ -3,7 +3,8 @@
 usage: hf_attach.py --library LIBKVSCOPE_TORCH.so --programs FOLDER [--python PYTHON] PART
        PART: families (statistics and tensors of tiny seeded models, and our own capture of the same),
              generate (a tokenizer, live files, h5py in the process, errors, everything restored),
-             kvpress (presses that prune and presses that hide)
+             kvpress (presses that prune and presses that hide),
+             variants (half precision, compiled models, the programs on an attached file)
 
 Exit status 77 with the reason where PYTHON has no transformers. Tolerances: float32 through a few layers, 1e-4 of the
 largest number; against our own runtime, which adds in another order, 5e-4.
@@ -27,7 +28,7 @@ def arguments():
     parser.add_argument("--library", required=True)
     parser.add_argument("--programs", required=True)
     parser.add_argument("--python", default=None)
-    parser.add_argument("part", choices=("families", "generate", "kvpress"))
+    parser.add_argument("part", choices=("families", "generate", "kvpress", "variants"))
     return parser.parse_args()
 
 

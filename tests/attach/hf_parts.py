@@ -162,6 +162,11 @@ def kvpress(test, folder):
     hf_kvpress.kvpress(test, folder)
 
 
+def variants(test, folder):
+    import hf_variants
+    hf_variants.variants(test, folder)
+
+
 def followed(path, steps, seconds=20.0):
     """Steps that a reader of a growing file saw, in order."""
     seen = []

@@ -1,5 +1,6 @@
 """The context manager that attaches a capture to a model."""
 
+import functools
 import json
 import os
 import sys
@@ -102,13 +103,15 @@ class Capture:
         if kernel in _names:
             raise CaptureError("the model is being captured already", self._facts["name"], "end that capture first")
 
+        see = _hooks.untraced(functools.partial(self._guarded, self._see_attention))
+
         def attention(module, query, key, value, attention_mask, *args, **kwargs):
             if kernel == "eager":
                 original = sys.modules[type(module).__module__].eager_attention_forward
             else:
                 original = ALL_ATTENTION_FUNCTIONS[kernel]
             result = original(module, query, key, value, attention_mask, *args, **kwargs)
-            self._guarded(self._see_attention, module, query, key, value, attention_mask, kwargs, result)
+            see(module, query, key, value, attention_mask, kwargs, result)
             return result
 
         AttentionInterface.register(name, attention)
@@ -134,13 +137,15 @@ class Capture:
 
     def _watch(self):
         decoder = _model.decoder_of(self._model)
-        keep = self._handles.append
-        keep(decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True))
-        keep(decoder.register_forward_hook(lambda *_: None if self._inside_model else self._guarded(self._end_pass, None)))
-        keep(_model.rotary_module(self._model).register_forward_pre_hook(self._before_rotary, with_kwargs=True))
+        keep, untraced = self._handles.append, _hooks.untraced
+        rotary = _model.rotary_module(self._model)
+        keep(decoder.register_forward_pre_hook(untraced(self._before_decoder), with_kwargs=True))
+        keep(decoder.register_forward_hook(untraced(
+            lambda *_: None if self._inside_model else self._guarded(self._end_pass, None))))
+        keep(rotary.register_forward_pre_hook(untraced(self._before_rotary), with_kwargs=True))
         if decoder is not self._model:
-            keep(self._model.register_forward_pre_hook(lambda *_: setattr(self, "_inside_model", True)))
-            keep(self._model.register_forward_hook(self._after_model))
+            keep(self._model.register_forward_pre_hook(untraced(lambda *_: setattr(self, "_inside_model", True))))
+            keep(self._model.register_forward_hook(untraced(self._after_model)))
         wanted = set(self._hook_names)
         if self._options.get("profile") not in ("window", "scores"):
             wanted.add("keys_pre_rope")
@@ -155,8 +160,8 @@ class Capture:
                 self._handles += _hooks.layer_hooks(layers[number], points, self._sink(number))
         norm = getattr(decoder, "norm", None)
         if "final_norm" in wanted and norm is not None:
-            keep(norm.register_forward_hook(
-                lambda _, args, output: self._hook("final_norm", len(self._modules), output[0])))
+            keep(norm.register_forward_hook(untraced(
+                lambda _, args, output: self._hook("final_norm", len(self._modules), output[0]))))
 
     def _sink(self, layer):
         def sink(point, tensor):

@@ -1,5 +1,12 @@
 """Hook points of a transformers model, by forward hooks; names as `kvscope capture --hooks` has them."""
 
+import functools
+
+import torch
+
+# torch.compile leaves what is wrapped in this out of its graphs, which would be compiled anew for every layer.
+untraced = functools.partial(torch.compiler.disable, reason="a capture reads tensors between graphs: compile without fullgraph")
+
 # point: (module inside a layer, what is taken of it)
 LAYER_POINTS = {
     "residual_in": ("", "input"),
@@ -59,7 +66,7 @@ def head_hooks(attention, shape, points, sink):
         def hook(_, args, output):
             taken = output[..., columns] if output.dim() == 3 else output
             sink(point, heads_first(taken, heads, args[0]))
-        handles.append(module.register_forward_hook(hook))
+        handles.append(module.register_forward_hook(untraced(hook)))
 
     queries, keys = shape["query_heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
     for kind, heads, norm, part in (("queries", shape["query_heads"], "q_norm", slice(0, queries)),
@@ -90,9 +97,9 @@ def layer_hooks(layer, points, sink):
         if module is None:
             continue
         if LAYER_POINTS[point][1] == "input":
-            handles.append(module.register_forward_pre_hook(
-                lambda _, args, kwargs, point=point: sink(point, input_of(args, kwargs)[0]), with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(untraced(
+                lambda _, args, kwargs, point=point: sink(point, input_of(args, kwargs)[0])), with_kwargs=True))
         else:
-            handles.append(module.register_forward_hook(
-                lambda _, args, output, point=point: sink(point, first_tensor(output)[0])))
+            handles.append(module.register_forward_hook(untraced(
+                lambda _, args, output, point=point: sink(point, first_tensor(output)[0]))))
     return handles
