@@ -2,8 +2,10 @@
 
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 
+#include <algorithm>
 #include <optional>
 #include <string_view>
 
@@ -20,7 +22,7 @@ constexpr std::int64_t fewest_rows = 8;
 /// LibTorch's operator that is oneDNN's product whatever the type; absent from some builds of it.
 std::optional<c10::TypedOperatorHandle<Linear>> find_linear() {
 #if defined(__x86_64__)
-  if (!__builtin_cpu_is("amd") || !__builtin_cpu_supports("avx512f")) {
+  if (!__builtin_cpu_is("amd") || !__builtin_cpu_supports("avx2")) {
     return {};
   }
   const auto found =
@@ -32,18 +34,55 @@ std::optional<c10::TypedOperatorHandle<Linear>> find_linear() {
   return {};
 }
 
+/// LibTorch multiplies bfloat16 one row and column at a time where oneDNN has no kernels for it.
+bool bfloat16_is_slow() {
+#if defined(__x86_64__)
+  static const bool slow = !__builtin_cpu_supports("avx512bw");
+  return slow;
+#else
+  return false;
+#endif
+}
+
+std::optional<at::Tensor> maybe(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
+}
+
+at::Tensor float_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  static const std::optional<c10::TypedOperatorHandle<Linear>> linear = find_linear();
+  if (linear && x.size(0) >= fewest_rows) {
+    return linear->call(x, weight, maybe(bias), "none", c10::List<std::optional<at::Scalar>>(), "");
+  }
+  return at::linear(x, weight, maybe(bias));
+}
+
+/// x weight^T + bias of bfloat16 matrices in float32, a tile of rows of the weight at a time;
+/// rounded once, as products in bfloat16 are.
+at::Tensor product_in_float(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  constexpr std::int64_t tile_rows = 1024;
+  const std::int64_t rows = weight.size(0);
+  const at::Tensor values = x.to(at::kFloat);
+  at::Tensor out = at::empty({x.size(0), rows}, x.options());
+  for (std::int64_t first = 0; first < rows; first += tile_rows) {
+    const std::int64_t count = std::min(tile_rows, rows - first);
+    const at::Tensor added =
+        bias.defined() ? bias.narrow(0, first, count).to(at::kFloat) : at::Tensor();
+    out.narrow(1, first, count)
+        .copy_(float_product(values, weight.narrow(0, first, count).to(at::kFloat), added));
+  }
+  return out;
+}
+
 }  // namespace
 
 at::Tensor matrix_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const std::optional<at::Tensor> added =
-      bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
-  if (x.is_cpu() && x.scalar_type() == at::kFloat && x.size(0) >= fewest_rows) {
-    static const std::optional<c10::TypedOperatorHandle<Linear>> linear = find_linear();
-    if (linear) {
-      return linear->call(x, weight, added, "none", c10::List<std::optional<at::Scalar>>(), "");
-    }
+  if (x.is_cpu() && x.scalar_type() == at::kFloat) {
+    return float_product(x, weight, bias);
   }
-  return at::linear(x, weight, added);
+  if (x.is_cpu() && x.scalar_type() == at::kBFloat16 && bfloat16_is_slow()) {
+    return product_in_float(x, weight, bias);
+  }
+  return at::linear(x, weight, maybe(bias));
 }
 
 }  // namespace kvscope::detail

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "block_dot.h"
 #include "row_loops.h"
 
 namespace kvscope::detail {
@@ -127,37 +128,50 @@ using DotRows = void (*)(const T*, const float*, std::int64_t, std::int64_t, flo
 
 KVSCOPE_DOT_ROWS(dot_rows_plain, )
 #if defined(__x86_64__)
-KVSCOPE_DOT_ROWS(dot_rows_avx2, __attribute__((target("avx2,fma"))))
 KVSCOPE_DOT_ROWS(dot_rows_avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))))
-#endif
 
-template <typename T>
-DotRows<T> choose() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return dot_rows_avx512<T>;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return dot_rows_avx2<T>;
-  }
-#endif
-  return dot_rows_plain<T>;
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+#endif
 
 template <typename T>
 DotRows<T> chosen() {
-  static const DotRows<T> loop = choose<T>();
+#if defined(__x86_64__)
+  static const DotRows<T> loop = has_avx512() ? dot_rows_avx512<T> : dot_rows_plain<T>;
   return loop;
+#else
+  return dot_rows_plain<T>;
+#endif
+}
+
+/// On narrower registers (a compiler keeps vectors of 64 bytes in memory then) the loops of stored
+/// types serve, which GGUF numbers 0 for float32 and 30 for bfloat16; nullptr without one.
+template <typename T>
+BlockDot blocks_of(std::int64_t columns) {
+#if defined(__x86_64__)
+  static const bool wide = has_avx512();
+  return wide ? nullptr : block_dot(*block_type(sizeof(T) == sizeof(float) ? 0 : 30), columns);
+#else
+  return nullptr;
+#endif
 }
 
 template <typename T>
 void run(const T* weight, const float* x, std::int64_t rows, std::int64_t columns, float* out) {
-  const DotRows<T> dot_rows = chosen<T>();
-  const std::vector<float> arranged = arrange<T>(x, columns);
+  const BlockDot blocks = blocks_of<T>(columns);
+  const std::vector<float> arranged =
+      blocks != nullptr ? std::vector<float>(x, x + columns) : arrange<T>(x, columns);
   const std::int64_t grain = std::max<std::int64_t>(4, 65536 / std::max<std::int64_t>(1, columns));
   at::parallel_for(0, rows, grain, [&](std::int64_t first, std::int64_t last) {
-    dot_rows(weight + first * columns, arranged.data(), last - first, columns, out + first);
+    const T* at = weight + first * columns;
+    if (blocks != nullptr) {
+      const auto* bytes = reinterpret_cast<const std::uint8_t*>(at);
+      blocks(bytes, arranged.data(), last - first, columns, out + first);
+    } else {
+      chosen<T>()(at, arranged.data(), last - first, columns, out + first);
+    }
   });
 }
 
@@ -165,6 +179,10 @@ void run(const T* weight, const float* x, std::int64_t rows, std::int64_t column
 
 void dot_rows(const float* weight, const float* x, std::int64_t rows, std::int64_t columns,
               float* out) {
+  if (const BlockDot blocks = blocks_of<float>(columns)) {
+    blocks(reinterpret_cast<const std::uint8_t*>(weight), x, rows, columns, out);
+    return;
+  }
   chosen<float>()(weight, x, rows, columns, out);
 }
 

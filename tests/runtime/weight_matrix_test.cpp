@@ -11,6 +11,7 @@
 #include <random>
 
 #include "block_dot.h"
+#include "block_loop.h"
 #include "test_support.h"
 #include "weight_memory.h"
 
@@ -75,7 +76,7 @@ at::Tensor dequantised(const Blocks& part, std::int64_t columns) {
 struct Stored {
   const char* name;
   std::uint32_t id;
-  bool loop;  ///< has a loop of its own on machines with AVX-512
+  bool loop;  ///< has a loop of its own on machines with AVX2 or AVX-512
 };
 constexpr Stored types[] = {{"F32", 0, true},   {"F16", 1, true},   {"Q4_0", 2, true},
                             {"Q4_1", 3, true},  {"Q5_0", 6, true},  {"Q5_1", 7, false},
@@ -101,19 +102,51 @@ TEST(WeightMatrix, EveryTypeMultipliesWithItsDequantisedWeights) {
   }
 }
 
-TEST(WeightMatrix, LoopsAreThereForTheTypesThatFilesUse) {
+/// The loops of every instruction set that this processor has.
+std::vector<std::span<const BlockLoop>> loops_here() {
+  std::vector<std::span<const BlockLoop>> sets;
 #if defined(__x86_64__)
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
-    GTEST_SKIP() << "no AVX-512 here; rows are dequantised first";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    sets.push_back(block_loops_avx2());
   }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    sets.push_back(block_loops_avx512());
+  }
+#endif
+  return sets;
+}
+
+TEST(WeightMatrix, LoopsOfEveryInstructionSetAgreeWithTheDequantiser) {
+  const auto sets = loops_here();
+  if (sets.empty()) {
+    GTEST_SKIP() << "no loops for this processor; rows are dequantised first";
+  }
+  at::manual_seed(6);
+  constexpr std::int64_t columns = 768;
+  constexpr std::int64_t rows = 7;
   for (const Stored& stored : types) {
-    EXPECT_EQ(block_dot(*block_type(stored.id), 512) != nullptr, stored.loop) << stored.name;
+    const Blocks part = random_blocks(stored.name, stored.id, rows, columns, 12);
+    const at::Tensor values = dequantised(part, columns).to(at::kDouble);
+    const at::Tensor x = at::randn({columns}, at::kFloat);
+    const at::Tensor exact = at::matmul(values, x.to(at::kDouble));
+    const at::Tensor size = at::matmul(values.abs(), x.to(at::kDouble).abs());
+    for (const auto& set : sets) {
+      const auto loop = std::find_if(set.begin(), set.end(), [&](const BlockLoop& candidate) {
+        return std::string_view(candidate.type) == stored.name;
+      });
+      ASSERT_EQ(loop != set.end(), stored.loop) << stored.name;
+      if (loop != set.end()) {
+        at::Tensor out = at::zeros({rows}, at::kFloat);
+        loop->dot(part.bytes.get(), x.const_data_ptr<float>(), rows, columns,
+                  out.mutable_data_ptr<float>());
+        const double error = out.to(at::kDouble).sub(exact).abs().div(size).max().item<double>();
+        EXPECT_LT(error, 2e-6) << stored.name;
+      }
+    }
+    EXPECT_EQ(block_dot(*block_type(stored.id), columns) != nullptr, stored.loop) << stored.name;
     EXPECT_EQ(block_dot(*block_type(stored.id), 500), nullptr) << stored.name;
   }
-#else
-  GTEST_SKIP() << "no loops for this processor";
-#endif
 }
 
 /// Two types below one another, more rows than a tile has.
