@@ -14,8 +14,8 @@
 
 #include "chosen_rows.h"
 #include "datasets.h"
+#include "kvscope/kernels/largest.h"
 #include "kvscope/kernels/projected_norms.h"
-#include "largest.h"
 #include "segments.h"
 
 namespace kvscope::detail {
@@ -28,9 +28,10 @@ TopLogits top_logits(const at::Tensor& logits) {
                 at::full({decode_top_logits}, nan, at::kFloat)};
   int rank = 0;
   float hint = nan;
-  for (const std::int32_t id : largest(values, log_probability.numel(), decode_top_logits, hint)) {
-    top.token.mutable_data_ptr<std::int32_t>()[rank] = id;
-    top.log_probability.mutable_data_ptr<float>()[rank++] = values[id];
+  const ScaledValues all{values, log_probability.numel(), 0, 1};
+  for (const RankedValue& best : largest({&all, 1}, decode_top_logits, hint)) {
+    top.token.mutable_data_ptr<std::int32_t>()[rank] = best.index;
+    top.log_probability.mutable_data_ptr<float>()[rank++] = best.value;
   }
   return top;
 }
@@ -62,10 +63,45 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
   slots_ = at::full({layers, shape.kv_heads}, -1, at::kInt);
   keys_ = at::full({layers, shape.kv_heads, shape.head_dim}, nan, at::kFloat);
   values_ = keys_.clone();
-  hints_.assign(static_cast<std::size_t>(layers * shape.query_heads), nan);
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    hints_.push_back(at::full({shape.query_heads}, nan, at::kFloat));
+  }
 }
 
+AttentionWanted DecodeSeries::wanted(int row) const {
+  AttentionWanted wanted = AttentionWanted::nothing();
+  wanted.entropy = true;
+  wanted.last_query = request_.attention_row || segments_.defined();
+  if (!wanted.last_query) {
+    wanted.last_top = decode_top_keys;
+    wanted.last_sinks = sink_tokens;
+    wanted.top_hint = hints_[static_cast<std::size_t>(row)];
+  }
+  return wanted;
+}
+
+namespace {
+
+/// Writes `from` over the floats of `to` from its row `row` on. Through pointers: an operator of
+/// the tensor library takes longer than all of a head's numbers.
+void set_row(const at::Tensor& to, std::int64_t row, const at::Tensor& from) {
+  const at::Tensor dense = from.to(at::kCPU, at::kFloat).contiguous();
+  std::copy_n(dense.const_data_ptr<float>(), dense.numel(),
+              to.mutable_data_ptr<float>() + row * to.stride(0));
+}
+
+}  // namespace
+
 void DecodeSeries::put_attention(int row, const StepAttention& attention) {
+  if (!attention.masses.defined()) {  // the kernel looked for them; a full cache's slots are tokens
+    const auto copy = [row](const auto& from, auto* to) {
+      std::copy(from.begin(), from.end(), to + row * std::ssize(from));
+    };
+    copy(attention.top.sink_mass, sink_mass_.mutable_data_ptr<float>());
+    copy(attention.top.probability, top_probability_.mutable_data_ptr<float>());
+    copy(attention.top.key, top_key_.mutable_data_ptr<std::int32_t>());
+    return;
+  }
   // Few masses are still in this thread's caches, where the kernel that wrote them left them.
   constexpr std::int64_t few = 65536;
   const std::int64_t heads = index_.shape.query_heads;
@@ -95,10 +131,11 @@ void DecodeSeries::put_head(int row, int query_head, const StepAttention& attent
   float* probabilities = top_probability_.mutable_data_ptr<float>() + cell * decode_top_keys;
   std::fill_n(keys, decode_top_keys, -1);
   std::fill_n(probabilities, decode_top_keys, std::numeric_limits<float>::quiet_NaN());
-  float& hint = hints_[static_cast<std::size_t>(cell)];
-  for (const std::int32_t slot : largest(values, length, decode_top_keys, hint)) {
-    *keys++ = token[slot];
-    *probabilities++ = values[slot];
+  float& hint = hints_[static_cast<std::size_t>(row)].mutable_data_ptr<float>()[query_head];
+  const ScaledValues all{values, length, 0, 1};
+  for (const RankedValue& best : largest({&all, 1}, decode_top_keys, hint)) {
+    *keys++ = token[best.index];
+    *probabilities++ = best.value;
   }
 }
 
@@ -118,13 +155,6 @@ at::Tensor DecodeSeries::by_token(const StepAttention& attention, int tokens) co
 }
 
 namespace {
-
-/// Writes `from` over the floats of `to` from its row `row` on. Through pointers, as above.
-void set_row(const at::Tensor& to, std::int64_t row, const at::Tensor& from) {
-  const at::Tensor dense = from.to(at::kCPU, at::kFloat).contiguous();
-  std::copy_n(dense.const_data_ptr<float>(), dense.numel(),
-              to.mutable_data_ptr<float>() + row * to.stride(0));
-}
 
 /// The newest row of every head's slots: [kv_heads, head_dim].
 at::Tensor newest_rows(const at::Tensor& rows, const SlotTable& slots) {

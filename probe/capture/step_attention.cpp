@@ -25,7 +25,10 @@ StepAttention of_slots(const LayerRecord& record, const ModelShape& shape) {
     }
     entropies.mutable_data_ptr<float>()[query_head] = static_cast<float>(entropy);
   }
-  return {masses, entropies, record.lse.select(1, record.lse.size(1) - 1),
+  return {masses,
+          {},
+          entropies,
+          record.lse.select(1, record.lse.size(1) - 1),
           std::make_shared<const SlotTable>(slots)};
 }
 
@@ -38,6 +41,7 @@ StepAttention StepAttentions::of_tokens(const LayerRecord& record, const ModelSh
   options.window = shape.window_of(record.layer);
   options.first_query = record.first_query;
   options.columns = false;
+  options.last_query = !record.stats.top.defined();
   const AttentionStats stats =
       record.stats.has(options)
           ? record.stats
@@ -46,8 +50,15 @@ StepAttention StepAttentions::of_tokens(const LayerRecord& record, const ModelSh
   if (full_ == nullptr || full_->slots != tokens) {
     full_ = std::make_shared<const SlotTable>(SlotTable::full(shape.kv_heads, tokens));
   }
-  return {stats.last_query.to(at::kCPU, at::kFloat).contiguous(), stats.entropy.select(1, 0),
-          stats.lse.select(1, 0), full_};
+  StepAttention step;
+  if (options.last_query) {
+    step.masses = stats.last_query.to(at::kCPU, at::kFloat).contiguous();
+  }
+  step.top = stats.top;
+  step.entropy = stats.entropy;
+  step.lse = stats.lse;
+  step.slots = full_;
+  return step;
 }
 
 StepAttention StepAttentions::of(const LayerRecord& record, const ModelShape& shape) {

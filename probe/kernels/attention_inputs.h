@@ -52,15 +52,18 @@ tile::ForwardTask forward_task(const ForwardInputs& in, const AttentionResult& r
                                const PackedKeys& packed, std::int64_t first_head,
                                std::int64_t heads, std::int64_t first_row, std::int64_t rows);
 
-/// What streamed rows leave behind besides the result.
+/// What streamed rows leave behind besides the result. Buffers only grow.
 struct StreamedWeights {
-  std::unique_ptr<float[]> weights;  ///< [rows][kv_heads][parts][group][row_keys]
+  std::vector<float> weights;  ///< [rows][kv_heads][parts][group][row_keys]
+  std::vector<float> maxima;   ///< likewise of blocks: [...][row_keys / block_keys]
+  bool has_maxima = false;
   std::vector<float> factors;        ///< [rows][query_heads][parts] weight times factor: probability
   std::int64_t parts = 0;
 };
 
-/// Forward pass of a few rows. `kept` and `entropy` [query_heads, rows] may be null.
+/// Forward pass of a few rows. `kept` and `entropy` [query_heads, rows] may be null; `maxima`:
+/// whether they are kept too.
 void streamed_forward(const ForwardInputs& in, const AttentionResult& result, StreamedWeights* kept,
-                      float* entropy, const tile::Functions& functions);
+                      bool maxima, float* entropy, const tile::Functions& functions);
 
 }  // namespace kvscope::detail

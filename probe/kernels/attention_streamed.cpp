@@ -104,7 +104,7 @@ tile::RowTask row_task(const ForwardInputs& in, std::int64_t row, std::int64_t k
 }  // namespace
 
 void streamed_forward(const ForwardInputs& in, const AttentionResult& result, StreamedWeights* kept,
-                      float* entropy, const tile::Functions& functions) {
+                      bool maxima, float* entropy, const tile::Functions& functions) {
   const std::int64_t parts = (in.tokens + tile::row_keys - 1) / tile::row_keys;
   const std::int64_t state = tile::row_state + in.value_dim;
   std::vector<float> partial(
@@ -112,9 +112,14 @@ void streamed_forward(const ForwardInputs& in, const AttentionResult& result, St
   const std::int64_t block = in.group * tile::row_keys;  // weights of one task
   if (kept != nullptr) {
     kept->parts = parts;
-    kept->weights = std::make_unique_for_overwrite<float[]>(
-        static_cast<std::size_t>(in.rows * in.kv_heads * parts * block));
-    kept->factors.resize(static_cast<std::size_t>(in.rows * in.query_heads * parts));
+    const auto grow = [](std::vector<float>& buffer, std::int64_t size) {
+      buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(size)));
+    };
+    kept->has_maxima = maxima;
+    const std::int64_t weights = in.rows * in.kv_heads * parts * block;
+    grow(kept->weights, weights);
+    grow(kept->factors, in.rows * in.query_heads * parts);
+    grow(kept->maxima, maxima ? weights / tile::block_keys : 0);
   }
   const auto place = [&](std::int64_t row, std::int64_t kv_head, std::int64_t part) {
     return (row * in.kv_heads + kv_head) * parts + part;
@@ -130,7 +135,10 @@ void streamed_forward(const ForwardInputs& in, const AttentionResult& result, St
       }
       task.partial = partial.data() + place(row, kv_head, part) * in.group * state;
       task.weights = kept == nullptr ? scratch.data()
-                                     : kept->weights.get() + place(row, kv_head, part) * block;
+                                     : kept->weights.data() + place(row, kv_head, part) * block;
+      if (kept != nullptr && maxima) {
+        task.maxima = kept->maxima.data() + place(row, kv_head, part) * block / tile::block_keys;
+      }
       functions.rows(task);
     }
   });

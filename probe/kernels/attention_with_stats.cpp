@@ -10,6 +10,7 @@
 #include "attention_inputs.h"
 #include "attention_targets.h"
 #include "kvscope/core/error.h"
+#include "streamed_stats.h"
 
 namespace kvscope {
 namespace detail {
@@ -173,23 +174,6 @@ class FusedPass {
   std::vector<Unit> units_;
 };
 
-/// Probabilities of the keys that one streamed row sees.
-void streamed_row(const ForwardInputs& in, const StreamedWeights& kept, std::int64_t row,
-                  std::int64_t head, int first, int end, float* p) {
-  const std::int64_t task = (row * in.kv_heads + head / in.group) * kept.parts;
-  for (std::int64_t part = first / tile::row_keys; part * tile::row_keys < end; ++part) {
-    const std::int64_t from = std::max<std::int64_t>(first, part * tile::row_keys);
-    const std::int64_t to = std::min<std::int64_t>(end, (part + 1) * tile::row_keys);
-    const float* weights =
-        kept.weights.get() + ((task + part) * in.group + head % in.group) * tile::row_keys;
-    const float factor =
-        kept.factors[static_cast<std::size_t>((row * in.query_heads + head) * kept.parts + part)];
-    for (std::int64_t key = from; key < to; ++key) {
-      *p++ = weights[key - from] * factor;
-    }
-  }
-}
-
 AttentionOptions forward_options(const AttentionStatsOptions& options, std::int64_t rows) {
   AttentionOptions forward;
   forward.scale = options.scale;
@@ -200,49 +184,14 @@ AttentionOptions forward_options(const AttentionStatsOptions& options, std::int6
   return forward;
 }
 
-/// Columns of streamed rows, a row at a time; a plane of one row's sums is written where it lies.
-void add_streamed(const ForwardInputs& in, const StreamedWeights& kept,
-                  const ColumnTargets& targets, int segment) {
-  const auto index = static_cast<std::size_t>(segment);
-  const auto add_head = [&](std::int64_t head) {
-    if (float* only = targets.only_row(segment, head); only != nullptr) {
-      const VisibleKeys& visible = in.visible[static_cast<std::size_t>(head / in.group)];
-      const int row = targets.bounds()[index];
-      const int first = visible.first[static_cast<std::size_t>(row)];
-      streamed_row(in, kept, row, head, first, visible.end[static_cast<std::size_t>(row)],
-                   only + first);
-      return;
-    }
-    std::vector<float> p(static_cast<std::size_t>(in.tokens));
-    std::vector<float> squares(targets.wants_squares(segment) ? p.size() : 0);
-    for (int row = targets.bounds()[index]; row < targets.bounds()[index + 1]; ++row) {
-      const VisibleKeys& visible = in.visible[static_cast<std::size_t>(head / in.group)];
-      const int first = visible.first[static_cast<std::size_t>(row)];
-      const int end = visible.end[static_cast<std::size_t>(row)];
-      streamed_row(in, kept, row, head, first, end, p.data());
-      for (std::size_t key = 0; key < squares.size(); ++key) {
-        squares[key] = p[key] * p[key];
-      }
-      targets.add(segment, head, first, end - first, p.data(), squares.data(), p.data());
-    }
-  };
-  // Starting the other threads costs as much as some ten thousand products.
-  if (in.query_heads * in.tokens < 65536) {
-    for (std::int64_t head = 0; head < in.query_heads; ++head) {
-      add_head(head);
-    }
-  } else {
-    run_tasks(in.query_heads, add_head);
-  }
-}
-
 }  // namespace
 
 AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tensor& keys,
                                        const at::Tensor& values, const at::Tensor& multiplicity,
-                                       const at::Tensor& length,
-                                       const AttentionStatsOptions& options,
+                                       const at::Tensor& length, const AttentionStatsOptions& asked,
                                        const tile::Functions& functions) {
+  AttentionStatsOptions options = asked;
+  options.last_query = asked.last_query || (asked.last_top > 0 && queries.size(1) > few_rows);
   const ForwardInputs in(queries, keys, values, multiplicity, length,
                          forward_options(options, queries.size(1)));
   const AttentionResult result = empty_result(in);
@@ -257,12 +206,20 @@ AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tens
   if (in.rows > few_rows) {
     FusedPass(in, result, targets, entropy, functions).run();
   } else if (in.rows > 0) {
-    StreamedWeights kept;
-    streamed_forward(in, result, targets.any() ? &kept : nullptr, entropy, functions);
+    thread_local StreamedWeights room;  // a step's next layer needs as much
+    StreamedWeights kept = std::move(room);
+    const bool keep = targets.any() || options.last_top > 0;
+    streamed_forward(in, result, keep ? &kept : nullptr, options.last_top > 0, entropy, functions);
     for (int segment = 0; segment < targets.segments(); ++segment) {
       if (targets.counts(segment)) {
         add_streamed(in, kept, targets, segment);
       }
+    }
+    if (options.last_top > 0) {
+      add_top(in, kept, options, stats);
+    }
+    if (kept.weights.size() * sizeof(float) <= std::size_t{kept_bytes}) {
+      room = std::move(kept);
     }
   }
   targets.store(stats);
@@ -289,8 +246,10 @@ AttentionPass attention_with_stats(const at::Tensor& queries, const at::Tensor& 
                   "pass --device cpu");
     const AttentionResult result =
         detail::attention_with_lse_plain(queries, keys, values, {}, {}, forward);
+    AttentionStatsOptions plane = options;
+    plane.last_query = options.last_query || options.last_top > 0;
     return {result.output,
-            attention_stats(queries.to(at::kFloat), keys.to(at::kFloat), result.lse, options)};
+            attention_stats(queries.to(at::kFloat), keys.to(at::kFloat), result.lse, plane)};
   }
   AttentionPass pass = detail::attention_with_stats_cpu(
       detail::with_dense_rows(queries.to(at::kFloat)), detail::cache_operand(keys, rows),

@@ -159,7 +159,10 @@ AttentionWanted LiveRunOnModel::wanted(int layer, int step, const PassInput& inp
                                        const Use& use) const {
   AttentionWanted wanted = AttentionWanted::nothing();
   if (use.recorder != nullptr && use.recorder->wants(layer)) {
-    wanted = use.recorder->wanted(step, input.first_token, static_cast<int>(input.ids.size()));
+    // Steps on a cut cache are recorded from their own rows (`record_of`).
+    const bool rows = use.decode && layers_[static_cast<std::size_t>(layer)].cut();
+    const auto count = static_cast<int>(input.ids.size());
+    wanted = rows ? wanted : use.recorder->wanted(step, layer, input.first_token, count);
   }
   wanted.columns = wanted.columns || use.statistics || use.observer != nullptr;
   return wanted;

@@ -8,11 +8,9 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <random>
 #include <vector>
 
 #include "decode_series.h"
-#include "largest.h"
 
 namespace kvscope::detail {
 namespace {
@@ -56,38 +54,6 @@ TEST(TopLogits, NaNIsNoneOfThem) {
   logits[17].fill_(std::numeric_limits<float>::quiet_NaN());
   const TopLogits top = top_logits(logits);  // one NaN makes every probability one
   EXPECT_TRUE(top.token.eq(-1).all().item<bool>());
-}
-
-/// Whatever the hint, and the hint of values before.
-TEST(Largest, AHintChangesNothing) {
-  std::mt19937 random(5);
-  std::vector<float> values(777);
-  float followed = std::numeric_limits<float>::quiet_NaN();
-  for (int round = 0; round < 200; ++round) {
-    const auto size = static_cast<std::int64_t>(round < 50 ? round : 50 + round * 3);
-    for (float& value : values) {
-      value = static_cast<float>(random() % (round % 3 == 0 ? 5 : 100000)) * 1e-5f;
-    }
-    if (round % 7 == 0) {
-      values[static_cast<std::size_t>(random() % 777)] = std::numeric_limits<float>::quiet_NaN();
-    }
-    std::vector<std::int32_t> expected;
-    for (std::int32_t index = 0; index < size; ++index) {
-      if (!std::isnan(values[static_cast<std::size_t>(index)])) {
-        expected.push_back(index);
-      }
-    }
-    std::stable_sort(expected.begin(), expected.end(), [&](std::int32_t a, std::int32_t b) {
-      return values[static_cast<std::size_t>(a)] > values[static_cast<std::size_t>(b)];
-    });
-    expected.resize(std::min<std::size_t>(expected.size(), 32));
-    for (float hint : {std::numeric_limits<float>::quiet_NaN(), 0.0f, 0.5f, 0.97f, 2.0f}) {
-      EXPECT_EQ(largest(values.data(), size, 32, hint), expected) << round << ", hint " << hint;
-    }
-    EXPECT_EQ(largest(values.data(), size, 32, followed), expected) << round;
-  }
-  float hint = 0;
-  EXPECT_TRUE(largest(values.data(), 10, 0, hint).empty());
 }
 
 }  // namespace

@@ -170,6 +170,17 @@ inline void row_values(const RowTask& task, const T* values, int keys) {
   }
 }
 
+/// The largest weight of each block; only the processor that made them has them at hand.
+inline void block_maxima(const float* weights, int padded, float* maxima) {
+  for (int first = 0; first < padded; first += block_keys) {
+    Floats best = load(weights + first);
+    for (int i = first + width; i < first + block_keys && i < padded; i += width) {
+      best = larger(best, load(weights + i));
+    }
+    *maxima++ = max_of_lanes(best);
+  }
+}
+
 /// K and V of the range are read once for the whole group.
 template <typename T>
 inline void rows_over(const RowTask& task, const T* keys_of_head, const T* values_of_head) {
@@ -184,6 +195,9 @@ inline void rows_over(const RowTask& task, const T* keys_of_head, const T* value
     state[1] = state[2] = 0;
     finish_logits(task, weights, keys, padded);
     stripe_softmax<true>(weights, padded, state[0], state[1], state[2]);
+    if (task.maxima != nullptr) {
+      block_maxima(weights, padded, task.maxima + head * (row_keys / block_keys));
+    }
     for (int c = 0; c < task.value_dim; ++c) {
       state[row_state + c] = 0;
     }

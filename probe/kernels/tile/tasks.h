@@ -15,6 +15,8 @@ inline constexpr int max_group = 128;
 inline constexpr int forward_rows = 96;
 /// Keys of one row task; a multiple of every vector width.
 inline constexpr int row_keys = 256;
+/// Neighbouring weights that share a maximum.
+inline constexpr int block_keys = 16;
 /// What a row task says of a head before the values: maximum (log2 units), sum of the weights, sum
 /// of weight times (logit - maximum).
 inline constexpr int row_state = 3;
@@ -117,6 +119,7 @@ struct RowTask {
   int end_key = 0;
   float* partial = nullptr;  ///< [group][row_state + value_dim], see there; then weighted values
   float* weights = nullptr;  ///< [group][row_keys] exp2(logit - maximum)
+  float* maxima = nullptr;   ///< [group][row_keys / block_keys] of blocks of weights, or null
 };
 
 /// Dot products of rows with one tile of packed keys.

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,19 @@ struct AttentionWanted {
   bool entropy = true;
   std::vector<int> windows;  ///< observation windows: statistics over the last w queries, each
   bool last_query = true;
+  /// So many of the last query's largest probabilities instead of all of them, and the sum of those
+  /// of `last_sinks` first keys. From `attention_with_stats` of a few queries on the CPU;
+  /// `last_query` is given in their place elsewhere.
+  int last_top = 0;
+  int last_sinks = 0;
+  at::Tensor top_hint;  ///< [query_heads] float32 or undefined: `largest`'s hints, changed
 
-  bool any() const { return columns || entropy || last_query || !windows.empty(); }
-  static AttentionWanted nothing() { return {false, false, {}, false}; }
+  bool any() const { return columns || entropy || last_query || last_top > 0 || !windows.empty(); }
+  static AttentionWanted nothing() {
+    AttentionWanted wanted;
+    wanted.columns = wanted.entropy = wanted.last_query = false;
+    return wanted;
+  }
 };
 
 /// What they are computed over. Query i has position `first_query + i`; key j is visible to it iff
@@ -35,6 +46,14 @@ struct WindowStats {
   at::Tensor max;          ///< [query_heads, tokens]
 };
 
+/// The largest probabilities of a query, descending, equal ones by key; and what first keys get.
+struct TopProbabilities {
+  std::vector<std::int32_t> key;   ///< [query_heads, count]; -1 where there are fewer keys
+  std::vector<float> probability;  ///< [query_heads, count]; NaN where there are fewer keys
+  std::vector<float> sink_mass;    ///< [query_heads]
+  bool defined() const { return !sink_mass.empty(); }
+};
+
 /// Undefined tensors were not asked for.
 struct AttentionStats {
   at::Tensor lse;          ///< [query_heads, queries] natural log
@@ -43,6 +62,7 @@ struct AttentionStats {
   at::Tensor max;          ///< [query_heads, tokens]
   at::Tensor entropy;      ///< [query_heads, queries] nats
   at::Tensor last_query;   ///< [query_heads, tokens]
+  TopProbabilities top;    ///< of the last query
   at::Tensor
       self_check;  ///< [query_heads] |sum over keys of `sum` - rows| / rows, rows that see a key
   std::vector<WindowStats> windows;
