@@ -1,5 +1,6 @@
 #include "mergers/nearest.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/tensor.h>
 
@@ -12,7 +13,7 @@ namespace kvscope::detail {
 namespace {
 
 /// Evicted tokens handled at once: bounds the similarity matrix.
-constexpr std::int64_t block = 1024;
+constexpr std::int64_t block = 256;
 
 at::Tensor index_tensor(const std::vector<int>& tokens, const at::Tensor& like) {
   return at::tensor(tokens, at::kInt).to(at::kLong).to(like.device());
@@ -48,17 +49,34 @@ NearestKept nearest_kept(const LayerEvidence& evidence, const LayerDecision& dec
       unit.index_select(0, index_tensor(kept, keys)).transpose(0, 1).contiguous();
   const at::Tensor lost_units = unit.index_select(0, index_tensor(result.lost, keys));
   const std::int64_t columns = kept_units.size(1);
-  for (std::int64_t first = 0; first < lost_units.size(0); first += block) {
-    const std::int64_t count = std::min(block, lost_units.size(0) - first);
+  const std::int64_t lost = lost_units.size(0);
+  result.similarity.resize(static_cast<std::size_t>(lost));
+  result.target.resize(static_cast<std::size_t>(lost));
+  const auto find = [&](std::int64_t first, std::int64_t count) {
     const at::Tensor cosine =
         lost_units.narrow(0, first, count).matmul(kept_units).cpu().contiguous();
-    const float* row = cosine.data_ptr<float>();
-    for (std::int64_t lost = 0; lost < count; ++lost, row += columns) {
+    const float* row = cosine.const_data_ptr<float>();
+    for (std::int64_t at = first; at < first + count; ++at, row += columns) {
       const float* best = std::max_element(row, row + columns);
-      result.similarity.push_back(*best);
-      result.target.push_back(kept[static_cast<std::size_t>(best - row)]);
+      result.similarity[static_cast<std::size_t>(at)] = *best;
+      result.target[static_cast<std::size_t>(at)] = kept[static_cast<std::size_t>(best - row)];
     }
+  };
+  if (!lost_units.is_cpu()) {
+    for (std::int64_t first = 0; first < lost; first += block) {
+      find(first, std::min(block, lost - first));
+    }
+    return result;
   }
+  // Every product is one thread's: some libraries round otherwise when several share one, which
+  // they do outside of parallel regions; a region is at least two tasks.
+  const std::int64_t blocks = (lost + block - 1) / block;
+  at::parallel_for(0, std::max<std::int64_t>(2, blocks), 1,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t at = begin; at < std::min(end, blocks); ++at) {
+                       find(at * block, std::min(block, lost - at * block));
+                     }
+                   });
   return result;
 }
 

@@ -8,6 +8,24 @@
 
 namespace kvscope::detail {
 
+namespace {
+
+/// Whether a cache no longer holds every one of `tokens` tokens in a slot of its own.
+bool recorded_by_slots(const LayerState& state, int tokens) {
+  return state.cut() && (state.merged() || !state.uniform() || state.longest() < tokens);
+}
+
+}  // namespace
+
+AttentionWanted wanted_by(const Recorder* recorder, int step, int layer, const LayerState& state,
+                          int first_token, int rows) {
+  if (recorder == nullptr || !recorder->wants(layer) ||
+      recorded_by_slots(state, first_token + rows)) {
+    return AttentionWanted::nothing();
+  }
+  return recorder->wanted(step, layer, first_token, rows);
+}
+
 LayerRecord record_of(const LayerPass& pass, const LayerState& state, const ModelShape& shape,
                       int first_token, bool decode_step) {
   LayerRecord record;
@@ -21,15 +39,10 @@ LayerRecord record_of(const LayerPass& pass, const LayerState& state, const Mode
   record.lse = pass.lse;
   record.output = pass.output;
   record.stats = pass.stats;
-  if (!state.cut()) {
-    return record;
-  }
-  SlotTable slots = state.slots();
-  const auto tokens = first_token + static_cast<int>(pass.queries.size(1));
-  if (slots.slots < tokens || !slots.uniform() || !slots.unmerged()) {
+  if (recorded_by_slots(state, first_token + static_cast<int>(pass.queries.size(1)))) {
     record.attention =
         attention_rows(pass.queries, pass.positions, state, shape, pass.layer).select(1, -1);
-    record.slots = std::move(slots);
+    record.slots = state.slots();
   }
   return record;
 }

@@ -8,6 +8,11 @@
 
 namespace kvscope::detail {
 
+/// Attention statistics that a recorder (or null) asks of a layer's pass over `rows` queries from
+/// token `first_token` on, at a step (0 = the prompt). None where `record_of` brings the slots'.
+AttentionWanted wanted_by(const Recorder* recorder, int step, int layer, const LayerState& state,
+                          int first_token, int rows);
+
 /// What one layer of a pass offers to the recorder. A decode step on a cache that no longer holds
 /// every token brings its slot table and the newest query's attention along.
 LayerRecord record_of(const LayerPass& pass, const LayerState& state, const ModelShape& shape,

@@ -157,13 +157,9 @@ void LiveRunOnModel::watch_layer(const LayerPass& seen, const PassInput& input, 
 
 AttentionWanted LiveRunOnModel::wanted(int layer, int step, const PassInput& input,
                                        const Use& use) const {
-  AttentionWanted wanted = AttentionWanted::nothing();
-  if (use.recorder != nullptr && use.recorder->wants(layer)) {
-    // Steps on a cut cache are recorded from their own rows (`record_of`).
-    const bool rows = use.decode && layers_[static_cast<std::size_t>(layer)].cut();
-    const auto count = static_cast<int>(input.ids.size());
-    wanted = rows ? wanted : use.recorder->wanted(step, layer, input.first_token, count);
-  }
+  AttentionWanted wanted =
+      wanted_by(use.recorder, step, layer, layers_[static_cast<std::size_t>(layer)],
+                input.first_token, static_cast<int>(input.ids.size()));
   wanted.columns = wanted.columns || use.statistics || use.observer != nullptr;
   return wanted;
 }
