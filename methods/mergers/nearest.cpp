@@ -62,21 +62,19 @@ NearestKept nearest_kept(const LayerEvidence& evidence, const LayerDecision& dec
       result.target[static_cast<std::size_t>(at)] = kept[static_cast<std::size_t>(best - row)];
     }
   };
-  if (!lost_units.is_cpu()) {
-    for (std::int64_t first = 0; first < lost; first += block) {
-      find(first, std::min(block, lost - first));
-    }
-    return result;
-  }
-  // Every product is one thread's: some libraries round otherwise when several share one, which
-  // they do outside of parallel regions; a region is at least two tasks.
   const std::int64_t blocks = (lost + block - 1) / block;
-  at::parallel_for(0, std::max<std::int64_t>(2, blocks), 1,
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t at = begin; at < std::min(end, blocks); ++at) {
-                       find(at * block, std::min(block, lost - at * block));
-                     }
-                   });
+  const auto find_blocks = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t at = begin; at < std::min(end, blocks); ++at) {
+      find(at * block, std::min(block, lost - at * block));
+    }
+  };
+  if (lost_units.is_cpu()) {
+    // Every product is one thread's: some libraries round otherwise when several share one, which
+    // they do outside of parallel regions; a region is at least two tasks.
+    at::parallel_for(0, std::max<std::int64_t>(2, blocks), 1, find_blocks);
+  } else {
+    find_blocks(0, blocks);
+  }
   return result;
 }
 

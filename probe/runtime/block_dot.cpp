@@ -3,21 +3,17 @@
 #include <string_view>
 
 #include "block_loop.h"
+#include "instruction_set.h"
 
 namespace kvscope::detail {
 namespace {
 
 std::span<const BlockLoop> choose() {
 #if defined(__x86_64__)
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c")) {
+  if (!has_avx2() || !__builtin_cpu_supports("f16c")) {
     return {};
   }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return block_loops_avx512();
-  }
-  return block_loops_avx2();
+  return has_avx512() ? block_loops_avx512() : block_loops_avx2();
 #else
   return {};
 #endif

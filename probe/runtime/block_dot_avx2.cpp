@@ -54,8 +54,7 @@ KVSCOPE_INLINE void add_nibbles(const std::uint8_t* packed, const Line& low, con
   }
 }
 
-struct F32 {
-  static constexpr int bytes = 128, elements = 32;
+struct F32 : F32Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const auto* weights = reinterpret_cast<const float*>(block);
     for (int first = 0; first < elements; first += 2 * width) {
@@ -65,8 +64,7 @@ struct F32 {
   }
 };
 
-struct F16 {
-  static constexpr int bytes = 64, elements = 32;
+struct F16 : F16Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     for (int first = 0; first < elements; first += 2 * width) {
       add(_mm256_cvtph_ps(bytes16(block + 2 * first)), x + first, sums.first);
@@ -79,8 +77,7 @@ KVSCOPE_INLINE __m256 widened(__m128i bfloats) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bfloats), 16));
 }
 
-struct BF16 {
-  static constexpr int bytes = 64, elements = 32;
+struct BF16 : BF16Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     for (int first = 0; first < elements; first += 2 * width) {
       add(widened(bytes16(block + 2 * first)), x + first, sums.first);
@@ -89,8 +86,7 @@ struct BF16 {
   }
 };
 
-struct Q40 {
-  static constexpr int bytes = 18, elements = 32;
+struct Q40 : Q40Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const float d = half_at(block);
     const Line line = Line::of(d, -8 * d);
@@ -98,16 +94,14 @@ struct Q40 {
   }
 };
 
-struct Q41 {
-  static constexpr int bytes = 20, elements = 32;
+struct Q41 : Q41Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const Line line = Line::of(half_at(block), half_at(block + 2));
     add_nibbles(block + 4, line, line, x, 16, sums);
   }
 };
 
-struct Q50 {
-  static constexpr int bytes = 22, elements = 32;
+struct Q50 : Q50Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const float d = half_at(block);
     const Line line = Line::of(d, -16 * d);
@@ -137,8 +131,7 @@ KVSCOPE_INLINE __m256 signed_levels(__m128i packed) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(packed));
 }
 
-struct Q80 {
-  static constexpr int bytes = 34, elements = 32;
+struct Q80 : Q80Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const __m256 scale = _mm256_set1_ps(half_at(block));
     for (int first = 0; first < elements; first += 2 * width) {
@@ -149,8 +142,7 @@ struct Q80 {
   }
 };
 
-struct Q4K {
-  static constexpr int bytes = 144, elements = 256;
+struct Q4K : Q4KLayout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const float d = half_at(block);
     const float dmin = half_at(block + 2);
@@ -168,8 +160,7 @@ struct Q4K {
   }
 };
 
-struct Q6K {
-  static constexpr int bytes = 210, elements = 256;
+struct Q6K : Q6KLayout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     for (int piece = 0; piece < 16; ++piece) {
       const __m256 scale = _mm256_set1_ps(six_bit_scale(block, piece));
@@ -185,11 +176,7 @@ struct Q6K {
 }  // namespace
 
 std::span<const BlockLoop> block_loops_avx2() {
-  static constexpr BlockLoop loops[] = {
-      loop_of<F32, Sums>("F32"),  loop_of<F16, Sums>("F16"),  loop_of<BF16, Sums>("BF16"),
-      loop_of<Q40, Sums>("Q4_0"), loop_of<Q41, Sums>("Q4_1"), loop_of<Q50, Sums>("Q5_0"),
-      loop_of<Q80, Sums>("Q8_0"), loop_of<Q4K, Sums>("Q4_K"), loop_of<Q6K, Sums>("Q6_K")};
-  return loops;
+  return loops_of<Sums, F32, F16, BF16, Q40, Q41, Q50, Q80, Q4K, Q6K>;
 }
 
 }  // namespace kvscope::detail

@@ -37,8 +37,7 @@ KVSCOPE_INLINE void add_nibbles(__m128i packed, __m512 low, __m512 high, const f
   add(_mm512_permutexvar_ps(_mm512_srli_epi32(index, 4), high), x + apart, sums.second);
 }
 
-struct F32 {
-  static constexpr int bytes = 128, elements = 32;
+struct F32 : F32Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     add(_mm512_loadu_ps(block), x, sums.first);
     add(_mm512_loadu_ps(block + 64), x + width, sums.second);
@@ -49,8 +48,7 @@ KVSCOPE_INLINE __m256i bytes32(const std::uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-struct F16 {
-  static constexpr int bytes = 64, elements = 32;
+struct F16 : F16Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     add(_mm512_cvtph_ps(bytes32(block)), x, sums.first);
     add(_mm512_cvtph_ps(bytes32(block + 32)), x + width, sums.second);
@@ -61,16 +59,14 @@ KVSCOPE_INLINE __m512 widened(__m256i bfloats) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bfloats), 16));
 }
 
-struct BF16 {
-  static constexpr int bytes = 64, elements = 32;
+struct BF16 : BF16Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     add(widened(bytes32(block)), x, sums.first);
     add(widened(bytes32(block + 32)), x + width, sums.second);
   }
 };
 
-struct Q40 {
-  static constexpr int bytes = 18, elements = 32;
+struct Q40 : Q40Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const float d = half_at(block);
     const __m512 values = table(d, -8 * d);
@@ -78,16 +74,14 @@ struct Q40 {
   }
 };
 
-struct Q41 {
-  static constexpr int bytes = 20, elements = 32;
+struct Q41 : Q41Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const __m512 values = table(half_at(block), half_at(block + 2));
     add_nibbles(bytes16(block + 4), values, values, x, width, sums);
   }
 };
 
-struct Q50 {
-  static constexpr int bytes = 22, elements = 32;
+struct Q50 : Q50Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const float d = half_at(block);
     std::uint32_t high;
@@ -112,8 +106,7 @@ KVSCOPE_INLINE __m512 signed_levels(__m128i packed) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(packed));
 }
 
-struct Q80 {
-  static constexpr int bytes = 34, elements = 32;
+struct Q80 : Q80Layout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const __m512 scale = _mm512_set1_ps(half_at(block));
     add(_mm512_mul_ps(signed_levels(bytes16(block + 2)), scale), x, sums.first);
@@ -121,8 +114,7 @@ struct Q80 {
   }
 };
 
-struct Q4K {
-  static constexpr int bytes = 144, elements = 256;
+struct Q4K : Q4KLayout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     const float d = half_at(block);
     const float dmin = half_at(block + 2);
@@ -140,8 +132,7 @@ struct Q4K {
   }
 };
 
-struct Q6K {
-  static constexpr int bytes = 210, elements = 256;
+struct Q6K : Q6KLayout {
   KVSCOPE_INLINE static void accumulate(const std::uint8_t* block, const float* x, Sums& sums) {
     for (int piece = 0; piece < 16; ++piece) {
       const __m512 weights = _mm512_mul_ps(_mm512_set1_ps(six_bit_scale(block, piece)),
@@ -154,11 +145,7 @@ struct Q6K {
 }  // namespace
 
 std::span<const BlockLoop> block_loops_avx512() {
-  static constexpr BlockLoop loops[] = {
-      loop_of<F32, Sums>("F32"),  loop_of<F16, Sums>("F16"),  loop_of<BF16, Sums>("BF16"),
-      loop_of<Q40, Sums>("Q4_0"), loop_of<Q41, Sums>("Q4_1"), loop_of<Q50, Sums>("Q5_0"),
-      loop_of<Q80, Sums>("Q8_0"), loop_of<Q4K, Sums>("Q4_K"), loop_of<Q6K, Sums>("Q6_K")};
-  return loops;
+  return loops_of<Sums, F32, F16, BF16, Q40, Q41, Q50, Q80, Q4K, Q6K>;
 }
 
 }  // namespace kvscope::detail

@@ -33,6 +33,40 @@ KVSCOPE_INLINE float half_at(const std::uint8_t* from) {
   return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
 }
 
+/// Bytes and elements of a block, or of as many plain numbers as a loop takes at once.
+template <int block_bytes, int block_elements>
+struct Layout {
+  static constexpr int bytes = block_bytes;
+  static constexpr int elements = block_elements;
+};
+struct F32Layout : Layout<128, 32> {
+  static constexpr const char* name = "F32";
+};
+struct F16Layout : Layout<64, 32> {
+  static constexpr const char* name = "F16";
+};
+struct BF16Layout : Layout<64, 32> {
+  static constexpr const char* name = "BF16";
+};
+struct Q40Layout : Layout<18, 32> {
+  static constexpr const char* name = "Q4_0";
+};
+struct Q41Layout : Layout<20, 32> {
+  static constexpr const char* name = "Q4_1";
+};
+struct Q50Layout : Layout<22, 32> {
+  static constexpr const char* name = "Q5_0";
+};
+struct Q80Layout : Layout<34, 32> {
+  static constexpr const char* name = "Q8_0";
+};
+struct Q4KLayout : Layout<144, 256> {
+  static constexpr const char* name = "Q4_K";
+};
+struct Q6KLayout : Layout<210, 256> {
+  static constexpr const char* name = "Q6_K";
+};
+
 /// Six bits of scale and of minimum for each of eight groups, packed in twelve bytes.
 struct GroupScales {
   int scale;
@@ -102,10 +136,8 @@ KVSCOPE_TARGET void dot_rows_of(const std::uint8_t* rows, const float* x, std::i
   }
 }
 
-template <typename Type, typename Sums>
-constexpr BlockLoop loop_of(const char* name) {
-  return {name, Type::elements, dot_rows_of<Type, Sums>};
-}
+template <typename Sums, typename... Types>
+constexpr BlockLoop loops_of[] = {{Types::name, Types::elements, dot_rows_of<Types, Sums>}...};
 
 }  // namespace
 }  // namespace kvscope::detail

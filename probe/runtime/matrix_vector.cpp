@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "block_dot.h"
+#include "instruction_set.h"
 #include "row_loops.h"
 
 namespace kvscope::detail {
@@ -129,11 +130,6 @@ using DotRows = void (*)(const T*, const float*, std::int64_t, std::int64_t, flo
 KVSCOPE_DOT_ROWS(dot_rows_plain, )
 #if defined(__x86_64__)
 KVSCOPE_DOT_ROWS(dot_rows_avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))))
-
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
 #endif
 
 template <typename T>

@@ -3,6 +3,8 @@
 #include <bit>
 #include <cmath>
 
+#include "instruction_set.h"
+
 namespace kvscope::detail {
 namespace {
 
@@ -176,11 +178,10 @@ KVSCOPE_ROW_LOOPS(Avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx51
 template <typename T>
 const RowLoops<T>& choose() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (has_avx512()) {
     return Avx512<T>::table;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (has_avx2()) {
     return Avx2<T>::table;
   }
 #endif

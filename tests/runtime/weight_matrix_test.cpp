@@ -12,6 +12,7 @@
 
 #include "block_dot.h"
 #include "block_loop.h"
+#include "instruction_set.h"
 #include "test_support.h"
 #include "weight_memory.h"
 
@@ -106,11 +107,10 @@ TEST(WeightMatrix, EveryTypeMultipliesWithItsDequantisedWeights) {
 std::vector<std::span<const BlockLoop>> loops_here() {
   std::vector<std::span<const BlockLoop>> sets;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (has_avx2() && __builtin_cpu_supports("f16c")) {
     sets.push_back(block_loops_avx2());
   }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (has_avx512()) {
     sets.push_back(block_loops_avx512());
   }
 #endif
@@ -119,9 +119,6 @@ std::vector<std::span<const BlockLoop>> loops_here() {
 
 TEST(WeightMatrix, LoopsOfEveryInstructionSetAgreeWithTheDequantiser) {
   const auto sets = loops_here();
-  if (sets.empty()) {
-    GTEST_SKIP() << "no loops for this processor; rows are dequantised first";
-  }
   at::manual_seed(6);
   constexpr std::int64_t columns = 768;
   constexpr std::int64_t rows = 7;
@@ -144,7 +141,8 @@ TEST(WeightMatrix, LoopsOfEveryInstructionSetAgreeWithTheDequantiser) {
         EXPECT_LT(error, 2e-6) << stored.name;
       }
     }
-    EXPECT_EQ(block_dot(*block_type(stored.id), columns) != nullptr, stored.loop) << stored.name;
+    EXPECT_EQ(block_dot(*block_type(stored.id), columns) != nullptr, stored.loop && !sets.empty())
+        << stored.name;
     EXPECT_EQ(block_dot(*block_type(stored.id), 500), nullptr) << stored.name;
   }
 }
