@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/log_softmax.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -19,19 +18,18 @@
 #include "segments.h"
 
 namespace kvscope::detail {
+
 TopLogits top_logits(const at::Tensor& logits) {
-  const at::Tensor log_probability =
-      at::log_softmax(logits.to(at::kCPU, at::kFloat), 0).contiguous();
-  const float* values = log_probability.const_data_ptr<float>();
+  const at::Tensor dense = logits.to(at::kCPU, at::kFloat).contiguous();
   const float nan = std::numeric_limits<float>::quiet_NaN();
   TopLogits top{at::full({decode_top_logits}, -1, at::kInt),
                 at::full({decode_top_logits}, nan, at::kFloat)};
-  int rank = 0;
-  float hint = nan;
-  const ScaledValues all{values, log_probability.numel(), 0, 1};
-  for (const RankedValue& best : largest({&all, 1}, decode_top_logits, hint)) {
-    top.token.mutable_data_ptr<std::int32_t>()[rank] = best.index;
-    top.log_probability.mutable_data_ptr<float>()[rank++] = best.value;
+  auto* token = top.token.mutable_data_ptr<std::int32_t>();
+  auto* log_probability = top.log_probability.mutable_data_ptr<float>();
+  for (const RankedValue& best : largest_log_probabilities(dense.const_data_ptr<float>(),
+                                                           dense.numel(), decode_top_logits)) {
+    *token++ = best.index;
+    *log_probability++ = best.value;
   }
   return top;
 }
@@ -63,31 +61,46 @@ DecodeSeries::DecodeSeries(const CaptureRequest& request, const CaptureIndex& in
   slots_ = at::full({layers, shape.kv_heads}, -1, at::kInt);
   keys_ = at::full({layers, shape.kv_heads, shape.head_dim}, nan, at::kFloat);
   values_ = keys_.clone();
-  for (std::int64_t layer = 0; layer < layers; ++layer) {
-    hints_.push_back(at::full({shape.query_heads}, nan, at::kFloat));
-  }
 }
 
-AttentionWanted DecodeSeries::wanted(int row) const {
+AttentionWanted DecodeSeries::wanted() const {
   AttentionWanted wanted = AttentionWanted::nothing();
   wanted.entropy = true;
   wanted.last_query = request_.attention_row || segments_.defined();
   if (!wanted.last_query) {
     wanted.last_top = decode_top_keys;
     wanted.last_sinks = sink_tokens;
-    wanted.top_hint = hints_[static_cast<std::size_t>(row)];
   }
   return wanted;
 }
 
 namespace {
 
+bool readable(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.scalar_type() == at::kFloat;
+}
+
 /// Writes `from` over the floats of `to` from its row `row` on. Through pointers: an operator of
 /// the tensor library takes longer than all of a head's numbers.
 void set_row(const at::Tensor& to, std::int64_t row, const at::Tensor& from) {
-  const at::Tensor dense = from.to(at::kCPU, at::kFloat).contiguous();
+  const at::Tensor dense = readable(from) && from.is_contiguous()
+                               ? from
+                               : from.to(at::kCPU, at::kFloat).contiguous();
   std::copy_n(dense.const_data_ptr<float>(), dense.numel(),
               to.mutable_data_ptr<float>() + row * to.stride(0));
+}
+
+/// Likewise of row `index` of every head of `from` [heads, rows, head_dim].
+void set_heads(const at::Tensor& to, std::int64_t row, const at::Tensor& from, std::int64_t index) {
+  if (!readable(from) || from.stride(2) != 1) {
+    set_row(to, row, from.select(1, index));
+    return;
+  }
+  float* at = to.mutable_data_ptr<float>() + row * to.stride(0);
+  for (std::int64_t head = 0; head < from.size(0); ++head, at += from.size(2)) {
+    std::copy_n(from.const_data_ptr<float>() + head * from.stride(0) + index * from.stride(1),
+                from.size(2), at);
+  }
 }
 
 }  // namespace
@@ -97,9 +110,9 @@ void DecodeSeries::put_attention(int row, const StepAttention& attention) {
     const auto copy = [row](const auto& from, auto* to) {
       std::copy(from.begin(), from.end(), to + row * std::ssize(from));
     };
-    copy(attention.top.sink_mass, sink_mass_.mutable_data_ptr<float>());
-    copy(attention.top.probability, top_probability_.mutable_data_ptr<float>());
-    copy(attention.top.key, top_key_.mutable_data_ptr<std::int32_t>());
+    copy(attention.top->sink_mass, sink_mass_.mutable_data_ptr<float>());
+    copy(attention.top->probability, top_probability_.mutable_data_ptr<float>());
+    copy(attention.top->key, top_key_.mutable_data_ptr<std::int32_t>());
     return;
   }
   // Few masses are still in this thread's caches, where the kernel that wrote them left them.
@@ -131,9 +144,8 @@ void DecodeSeries::put_head(int row, int query_head, const StepAttention& attent
   float* probabilities = top_probability_.mutable_data_ptr<float>() + cell * decode_top_keys;
   std::fill_n(keys, decode_top_keys, -1);
   std::fill_n(probabilities, decode_top_keys, std::numeric_limits<float>::quiet_NaN());
-  float& hint = hints_[static_cast<std::size_t>(row)].mutable_data_ptr<float>()[query_head];
-  const ScaledValues all{values, length, 0, 1};
-  for (const RankedValue& best : largest({&all, 1}, decode_top_keys, hint)) {
+  const ScaledValues all{values, length, 0, 1, nullptr};
+  for (const RankedValue& best : largest({&all, 1}, decode_top_keys)) {
     *keys++ = token[best.index];
     *probabilities++ = best.value;
   }
@@ -158,9 +170,6 @@ namespace {
 
 /// The newest row of every head's slots: [kv_heads, head_dim].
 at::Tensor newest_rows(const at::Tensor& rows, const SlotTable& slots) {
-  if (slots.uniform()) {
-    return rows.select(1, slots.slots - 1);
-  }
   at::Tensor newest = at::empty({rows.size(0), rows.size(2)}, rows.options());
   for (int kv_head = 0; kv_head < slots.kv_heads; ++kv_head) {
     newest[kv_head].copy_(rows[kv_head][slots.length[static_cast<std::size_t>(kv_head)] - 1]);
@@ -193,13 +202,24 @@ void DecodeSeries::add_layer(int series_row, int row, const LayerRecord& record,
     set_row(head_output_norm_, row,
             projected_norms(newest.to(at::kCPU, at::kFloat).contiguous(), factor, 2));
   }
-  const SlotTable& slots = *attention.slots;
-  std::copy(slots.length.begin(), slots.length.end(),
-            slots_.mutable_data_ptr<std::int32_t>() + std::int64_t{row} * index_.shape.kv_heads);
-  if (stores_tensors()) {
-    set_row(queries_, row, record.queries.select(1, 0));
-    set_row(keys_, row, newest_rows(record.keys, slots));
-    set_row(values_, row, newest_rows(record.values, slots));
+  const SlotTable* slots = attention.slots.get();  // null: every token has its slot
+  auto* live = slots_.mutable_data_ptr<std::int32_t>() + std::int64_t{row} * index_.shape.kv_heads;
+  if (slots == nullptr) {
+    std::fill_n(live, index_.shape.kv_heads, static_cast<std::int32_t>(record.keys.size(1)));
+  } else {
+    std::copy(slots->length.begin(), slots->length.end(), live);
+  }
+  if (!stores_tensors()) {
+    return;
+  }
+  set_heads(queries_, row, record.queries, 0);
+  if (slots == nullptr || slots->uniform()) {
+    const std::int64_t newest = slots == nullptr ? record.keys.size(1) - 1 : slots->slots - 1;
+    set_heads(keys_, row, record.keys, newest);
+    set_heads(values_, row, record.values, newest);
+  } else {
+    set_row(keys_, row, newest_rows(record.keys, *slots));
+    set_row(values_, row, newest_rows(record.values, *slots));
   }
 }
 

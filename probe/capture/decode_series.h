@@ -26,7 +26,7 @@ class DecodeSeries {
                std::function<at::Tensor(int layer)> output_factor, at::Tensor segments);
 
   /// What a stored step's row needs of the attention of a layer's full cache.
-  AttentionWanted wanted(int row) const;
+  AttentionWanted wanted() const;
   /// `row`: index of the layer among the captured ones.
   void add_layer(int series_row, int row, const LayerRecord& record,
                  const StepAttention& attention);
@@ -66,7 +66,6 @@ class DecodeSeries {
   at::Tensor queries_;           ///< [layers, query_heads, head_dim]
   at::Tensor keys_;              ///< [layers, kv_heads, head_dim]
   at::Tensor values_;            ///< [layers, kv_heads, head_dim]
-  std::vector<at::Tensor> hints_;  ///< of layers, [query_heads] each: see largest()
 };
 
 }  // namespace kvscope::detail

@@ -1,8 +1,10 @@
 #include "finite_check.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/sum.h>
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 
@@ -16,12 +18,19 @@ bool all_finite(const at::Tensor& values) {
     return std::isfinite(at::sum(values, at::kDouble).item<double>());
   }
   constexpr std::uint32_t exponent = 0x7f800000;
+  constexpr std::int64_t grain = 16384;  // less is done before another thread is awake
   const auto* bits = reinterpret_cast<const std::uint32_t*>(values.const_data_ptr<float>());
-  std::uint32_t found = 0;
-  for (std::int64_t index = 0; index < values.numel(); ++index) {
-    found |= (bits[index] & exponent) == exponent ? 1U : 0U;
-  }
-  return found == 0;
+  std::atomic<bool> finite = true;
+  at::parallel_for(0, values.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
+    std::uint32_t found = 0;
+    for (std::int64_t index = begin; index < end; ++index) {
+      found |= (bits[index] & exponent) == exponent ? 1U : 0U;
+    }
+    if (found != 0) {
+      finite = false;
+    }
+  });
+  return finite;
 }
 
 }  // namespace

@@ -174,13 +174,13 @@ bool Recorder::wants(int layer) const {
   return impl_->row_of(layer) >= 0;
 }
 
-AttentionWanted Recorder::wanted(int step, int layer, int first_query, int rows) const {
+AttentionWanted Recorder::wanted(int step, int first_query, int rows) const {
   const Impl& impl = *impl_;
   if (step == 0) {
     return impl.planes.wanted(first_query, rows);
   }
-  AttentionWanted wanted = impl.series_row(step) >= 0 ? impl.decode.wanted(impl.row_of(layer))
-                                                      : AttentionWanted::nothing();
+  AttentionWanted wanted =
+      impl.series_row(step) >= 0 ? impl.decode.wanted() : AttentionWanted::nothing();
   if (impl.snapshots.any()) {
     wanted.entropy = wanted.last_query = true;
     wanted.last_top = 0;

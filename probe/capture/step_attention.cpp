@@ -41,23 +41,23 @@ StepAttention StepAttentions::of_tokens(const LayerRecord& record, const ModelSh
   options.window = shape.window_of(record.layer);
   options.first_query = record.first_query;
   options.columns = false;
-  options.last_query = !record.stats.top.defined();
+  options.last_query = record.stats.top == nullptr;
   const AttentionStats stats =
       record.stats.has(options)
           ? record.stats
           : attention_stats(record.queries, record.keys.to(at::kFloat), record.lse, options);
-  const auto tokens = static_cast<int>(record.keys.size(1));
-  if (full_ == nullptr || full_->slots != tokens) {
-    full_ = std::make_shared<const SlotTable>(SlotTable::full(shape.kv_heads, tokens));
-  }
   StepAttention step;
   if (options.last_query) {
     step.masses = stats.last_query.to(at::kCPU, at::kFloat).contiguous();
+    const auto tokens = static_cast<int>(record.keys.size(1));
+    if (full_ == nullptr || full_->slots != tokens) {
+      full_ = std::make_shared<const SlotTable>(SlotTable::full(shape.kv_heads, tokens));
+    }
+    step.slots = full_;
   }
   step.top = stats.top;
   step.entropy = stats.entropy;
   step.lse = stats.lse;
-  step.slots = full_;
   return step;
 }
 

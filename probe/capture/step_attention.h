@@ -12,11 +12,11 @@ namespace kvscope::detail {
 struct StepAttention {
   at::Tensor masses;     ///< [query_heads, slots] of whole slots, float32 on the CPU, contiguous;
                          ///< undefined where nobody needs more than `top`
-  TopProbabilities top;  ///< of tokens, where there are no masses
+  std::shared_ptr<const TopProbabilities> top;  ///< of tokens, where there are no masses
   at::Tensor entropy;  ///< [query_heads] or [query_heads, 1] nats, as if a merged slot were as many
                        ///< equal tokens
   at::Tensor lse;      ///< likewise
-  std::shared_ptr<const SlotTable> slots;
+  std::shared_ptr<const SlotTable> slots;  ///< null without masses: every token has its slot
 };
 
 /// Attention of decode steps, one layer after the other.
@@ -26,7 +26,8 @@ class StepAttentions {
 
  private:
   StepAttention of_tokens(const LayerRecord& record, const ModelShape& shape);
-  std::shared_ptr<const SlotTable> full_;  ///< of the newest step whose cache held every token
+  /// Of the newest step whose cache held every token and whose masses were wanted.
+  std::shared_ptr<const SlotTable> full_;
 };
 
 }  // namespace kvscope::detail

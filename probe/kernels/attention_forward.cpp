@@ -38,7 +38,7 @@ AttentionResult attention_with_lse_cpu(const at::Tensor& queries, const at::Tens
   if (in.rows > few_rows) {
     packed_forward(in, result, functions);
   } else if (in.rows > 0) {
-    streamed_forward(in, result, nullptr, false, nullptr, functions);
+    streamed_forward(in, result, {}, functions);
   }
   return result;
 }

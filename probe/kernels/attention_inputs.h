@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -55,15 +56,21 @@ tile::ForwardTask forward_task(const ForwardInputs& in, const AttentionResult& r
 /// What streamed rows leave behind besides the result. Buffers only grow.
 struct StreamedWeights {
   std::vector<float> weights;  ///< [rows][kv_heads][parts][group][row_keys]
-  std::vector<float> maxima;   ///< likewise of blocks: [...][row_keys / block_keys]
-  bool has_maxima = false;
-  std::vector<float> factors;        ///< [rows][query_heads][parts] weight times factor: probability
+  std::vector<float> maxima;   ///< likewise of groups of them: [...][row_maxima]
+  std::vector<float> factors;  ///< [rows][query_heads][parts] weight times factor: probability
   std::int64_t parts = 0;
 };
 
-/// Forward pass of a few rows. `kept` and `entropy` [query_heads, rows] may be null; `maxima`:
-/// whether they are kept too.
-void streamed_forward(const ForwardInputs& in, const AttentionResult& result, StreamedWeights* kept,
-                      bool maxima, float* entropy, const tile::Functions& functions);
+/// What is wanted of streamed rows besides the result.
+struct StreamedWatch {
+  StreamedWeights* kept = nullptr;
+  bool maxima = false;       ///< whether kept->maxima are wanted
+  float* entropy = nullptr;  ///< [query_heads, rows]
+  std::function<void(std::int64_t head)> joined;  ///< called when a query head's rows are done
+};
+
+/// Forward pass of a few rows.
+void streamed_forward(const ForwardInputs& in, const AttentionResult& result,
+                      const StreamedWatch& watch, const tile::Functions& functions);
 
 }  // namespace kvscope::detail

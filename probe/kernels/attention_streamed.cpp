@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
-#include <memory>
+#include <thread>
+#include <vector>
 
 #include "attention_inputs.h"
 
@@ -101,64 +103,125 @@ tile::RowTask row_task(const ForwardInputs& in, std::int64_t row, std::int64_t k
   return task;
 }
 
-}  // namespace
+/// Rows of one pass, cut into tasks by KV head and part of the keys.
+class StreamedPass {
+ public:
+  StreamedPass(const ForwardInputs& in, const AttentionResult& result, const StreamedWatch& watch,
+               const tile::Functions& functions)
+      : in_(in),
+        result_(result),
+        watch_(watch),
+        functions_(functions),
+        parts_((in.tokens + tile::row_keys - 1) / tile::row_keys),
+        state_(tile::row_state + in.value_dim),
+        partial_(static_cast<std::size_t>(in.rows * in.kv_heads * parts_ * in.group * state_)),
+        left_(static_cast<std::size_t>(in.kv_heads)) {
+    for (std::atomic<std::int64_t>& left : left_) {
+      left = parts_;
+    }
+    if (watch.kept != nullptr) {
+      make_room(*watch.kept);
+    }
+  }
 
-void streamed_forward(const ForwardInputs& in, const AttentionResult& result, StreamedWeights* kept,
-                      bool maxima, float* entropy, const tile::Functions& functions) {
-  const std::int64_t parts = (in.tokens + tile::row_keys - 1) / tile::row_keys;
-  const std::int64_t state = tile::row_state + in.value_dim;
-  std::vector<float> partial(
-      static_cast<std::size_t>(in.rows * in.kv_heads * parts * in.group * state));
-  const std::int64_t block = in.group * tile::row_keys;  // weights of one task
-  if (kept != nullptr) {
-    kept->parts = parts;
-    const auto grow = [](std::vector<float>& buffer, std::int64_t size) {
+  /// Parts first, then heads: they are begun in this order, so that a head's parts are done, or
+  /// other threads are at the last of them.
+  void run() {
+    const std::int64_t part_tasks = in_.kv_heads * parts_;
+    run_tasks(part_tasks + in_.query_heads, [this, part_tasks](std::int64_t index) {
+      if (index >= part_tasks) {
+        join(index - part_tasks);
+        return;
+      }
+      const auto kv_head = static_cast<std::size_t>(index / parts_);
+      const Done done{left_[kv_head]};
+      run_part(index / parts_, index % parts_);
+    });
+  }
+
+ private:
+  /// A part is over, also if it threw.
+  struct Done {
+    std::atomic<std::int64_t>& left;
+    ~Done() { --left; }
+  };
+  std::int64_t block() const { return in_.group * tile::row_keys; }  ///< weights of one task
+  std::int64_t place(std::int64_t row, std::int64_t kv_head, std::int64_t part) const {
+    return (row * in_.kv_heads + kv_head) * parts_ + part;
+  }
+
+  void make_room(StreamedWeights& kept) const {
+    const auto grow = [](auto& buffer, std::int64_t size) {
       buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(size)));
     };
-    kept->has_maxima = maxima;
-    const std::int64_t weights = in.rows * in.kv_heads * parts * block;
-    grow(kept->weights, weights);
-    grow(kept->factors, in.rows * in.query_heads * parts);
-    grow(kept->maxima, maxima ? weights / tile::block_keys : 0);
+    kept.parts = parts_;
+    grow(kept.weights, in_.rows * in_.kv_heads * parts_ * block());
+    grow(kept.factors, in_.rows * in_.query_heads * parts_);
+    grow(kept.maxima, watch_.maxima ? std::ssize(kept.weights) / ScaledValues::group : 0);
   }
-  const auto place = [&](std::int64_t row, std::int64_t kv_head, std::int64_t part) {
-    return (row * in.kv_heads + kv_head) * parts + part;
-  };
-  run_tasks(in.kv_heads * parts, [&](std::int64_t index) {
-    const std::int64_t kv_head = index / parts;
-    const std::int64_t part = index % parts;
-    std::vector<float> scratch(static_cast<std::size_t>(kept == nullptr ? block : 0));
-    for (std::int64_t row = 0; row < in.rows; ++row) {
-      tile::RowTask task = row_task(in, row, kv_head, part);
+
+  void run_part(std::int64_t kv_head, std::int64_t part) {
+    StreamedWeights* kept = watch_.kept;
+    std::vector<float> scratch(static_cast<std::size_t>(kept == nullptr ? block() : 0));
+    for (std::int64_t row = 0; row < in_.rows; ++row) {
+      tile::RowTask task = row_task(in_, row, kv_head, part);
       if (task.first_key >= task.end_key) {
         continue;
       }
-      task.partial = partial.data() + place(row, kv_head, part) * in.group * state;
+      task.partial = partial_.data() + place(row, kv_head, part) * in_.group * state_;
       task.weights = kept == nullptr ? scratch.data()
-                                     : kept->weights.data() + place(row, kv_head, part) * block;
-      if (kept != nullptr && maxima) {
-        task.maxima = kept->maxima.data() + place(row, kv_head, part) * block / tile::block_keys;
+                                     : kept->weights.data() + place(row, kv_head, part) * block();
+      if (watch_.maxima) {
+        task.maxima =
+            kept->maxima.data() + place(row, kv_head, part) * in_.group * tile::row_maxima;
       }
-      functions.rows(task);
-    }
-  });
-  for (std::int64_t row = 0; row < in.rows; ++row) {
-    for (std::int64_t head = 0; head < in.query_heads; ++head) {
-      const RowParts partials{
-          partial.data() + (place(row, head / in.group, 0) * in.group + head % in.group) * state,
-          parts, in.group * state};
-      JoinedRow to;
-      to.output = in.values.defined()
-                      ? result.output.mutable_data_ptr<float>() + head * result.output.stride(0) +
-                            row * result.output.stride(1)
-                      : nullptr;
-      to.lse = result.lse.mutable_data_ptr<float>() + head * in.rows + row;
-      to.entropy = entropy == nullptr ? nullptr : entropy + head * in.rows + row;
-      to.factors =
-          kept == nullptr ? nullptr : kept->factors.data() + (row * in.query_heads + head) * parts;
-      join_row(partials, in.value_dim, to);
+      functions_.rows(task);
     }
   }
+
+  void join(std::int64_t head) {
+    while (left_[static_cast<std::size_t>(head / in_.group)] > 0) {
+      std::this_thread::yield();
+    }
+    for (std::int64_t row = 0; row < in_.rows; ++row) {
+      join_head(row, head);
+    }
+    if (watch_.joined) {
+      watch_.joined(head);
+    }
+  }
+
+  void join_head(std::int64_t row, std::int64_t head) {
+    const std::int64_t cell = place(row, head / in_.group, 0) * in_.group + head % in_.group;
+    const RowParts partials{partial_.data() + cell * state_, parts_, in_.group * state_};
+    JoinedRow to;
+    to.output = in_.values.defined()
+                    ? result_.output.mutable_data_ptr<float>() + head * result_.output.stride(0) +
+                          row * result_.output.stride(1)
+                    : nullptr;
+    to.lse = result_.lse.mutable_data_ptr<float>() + head * in_.rows + row;
+    to.entropy = watch_.entropy == nullptr ? nullptr : watch_.entropy + head * in_.rows + row;
+    to.factors = watch_.kept == nullptr
+                     ? nullptr
+                     : watch_.kept->factors.data() + (row * in_.query_heads + head) * parts_;
+    join_row(partials, in_.value_dim, to);
+  }
+
+  const ForwardInputs& in_;
+  const AttentionResult& result_;
+  const StreamedWatch& watch_;
+  const tile::Functions& functions_;
+  std::int64_t parts_;
+  std::int64_t state_;  ///< floats of one head of a task
+  std::vector<float> partial_;
+  std::vector<std::atomic<std::int64_t>> left_;  ///< [kv_heads] parts that are not done
+};
+
+}  // namespace
+
+void streamed_forward(const ForwardInputs& in, const AttentionResult& result,
+                      const StreamedWatch& watch, const tile::Functions& functions) {
+  StreamedPass(in, result, watch, functions).run();
 }
 
 }  // namespace kvscope::detail

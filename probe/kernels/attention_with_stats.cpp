@@ -206,21 +206,8 @@ AttentionPass attention_with_stats_cpu(const at::Tensor& queries, const at::Tens
   if (in.rows > few_rows) {
     FusedPass(in, result, targets, entropy, functions).run();
   } else if (in.rows > 0) {
-    thread_local StreamedWeights room;  // a step's next layer needs as much
-    StreamedWeights kept = std::move(room);
-    const bool keep = targets.any() || options.last_top > 0;
-    streamed_forward(in, result, keep ? &kept : nullptr, options.last_top > 0, entropy, functions);
-    for (int segment = 0; segment < targets.segments(); ++segment) {
-      if (targets.counts(segment)) {
-        add_streamed(in, kept, targets, segment);
-      }
-    }
-    if (options.last_top > 0) {
-      add_top(in, kept, options, stats);
-    }
-    if (kept.weights.size() * sizeof(float) <= std::size_t{kept_bytes}) {
-      room = std::move(kept);
-    }
+    StreamedStats streamed(in, options, targets, stats);
+    streamed_forward(in, result, streamed.watch(entropy), functions);
   }
   targets.store(stats);
   if (options.columns) {

@@ -193,7 +193,7 @@ class Pass {
   }
 
   /// Attention of the newest `count` rows, with what is wanted of it where the kernel knows it.
-  AttentionPass attend_to(int layer, int count) {
+  AttentionPass attend_to(int layer, int count, const at::Tensor& keys, const at::Tensor& values) {
     const ModelShape& shape = model_.shape();
     const LayerState& state = layers_[static_cast<std::size_t>(layer)];
     const at::Tensor queries = part(space_.queries, 1, rows_ - count, count);
@@ -218,8 +218,7 @@ class Pass {
       options.softcap = shape.logit_softcap;
       options.window = shape.window_of(layer);
       options.first_query = state.longest() - count;
-      return attention_with_stats(queries, state.keys(), state.values(), multiplicity, lengths,
-                                  options);
+      return attention_with_stats(queries, keys, values, multiplicity, lengths, options);
     }
     AttentionOptions options;
     options.scale = shape.attention_scale;
@@ -228,7 +227,7 @@ class Pass {
     options.first_query = state.longest() - count;
     options.causal_tail = count;
     const AttentionResult result =
-        attention_with_lse(queries, state.keys(), state.values(), multiplicity, lengths, options);
+        attention_with_lse(queries, keys, values, multiplicity, lengths, options);
     pass.output = result.output;
     pass.stats.lse = result.lse;
     return pass;
@@ -236,11 +235,16 @@ class Pass {
 
   /// Attention output of the newest `count` rows: [query_heads, count, head_dim].
   at::Tensor attend(int layer, int count) {
-    const AttentionPass pass = attend_to(layer, count);
+    // Views are made before the cache is read: behind that, the code that makes them would have to
+    // come from memory again.
+    const LayerState& state = layers_[static_cast<std::size_t>(layer)];
+    const at::Tensor keys = state.keys();
+    const at::Tensor values = state.values();
+    const AttentionPass pass = attend_to(layer, count, keys, values);
     if (watch_.layer) {
       const at::Tensor raw = watch_.keys_pre_rope ? keys_pre_rope().to(at::kFloat) : at::Tensor();
       watch_.layer({layer, space_.queries, raw, pass.stats.lse, pass.output, hidden_, positions_,
-                    pass.stats});
+                    pass.stats, keys, values});
     }
     return pass.output;
   }

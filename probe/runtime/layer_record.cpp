@@ -23,7 +23,7 @@ AttentionWanted wanted_by(const Recorder* recorder, int step, int layer, const L
       recorded_by_slots(state, first_token + rows)) {
     return AttentionWanted::nothing();
   }
-  return recorder->wanted(step, layer, first_token, rows);
+  return recorder->wanted(step, first_token, rows);
 }
 
 LayerRecord record_of(const LayerPass& pass, const LayerState& state, const ModelShape& shape,
@@ -33,8 +33,8 @@ LayerRecord record_of(const LayerPass& pass, const LayerState& state, const Mode
   record.first_query = first_token;
   record.queries = pass.queries;
   // A decode step is asked for its newest row: nothing is gained by converting the others.
-  record.keys = decode_step ? state.keys() : state.keys().to(at::kFloat);
-  record.values = decode_step ? state.values() : state.values().to(at::kFloat);
+  record.keys = decode_step ? pass.keys : pass.keys.to(at::kFloat);
+  record.values = decode_step ? pass.values : pass.values.to(at::kFloat);
   record.keys_pre_rope = pass.keys_pre_rope;
   record.lse = pass.lse;
   record.output = pass.output;

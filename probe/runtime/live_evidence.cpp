@@ -143,7 +143,7 @@ at::Tensor LiveEvidence::pass_sum() const {
   options.last_query = false;
   const at::Tensor sum =
       attention_stats(statistics_.newest.queries(), state_.keys().to(at::kFloat),
-                      statistics_.newest.lse(), options)
+                      statistics_.newest.lse().contiguous(), options)
           .sum;
   const at::Tensor counts = state_.multiplicity();
   return counts.defined() ? sum.mul(counts.repeat_interleave(shape().group_size(), 0)) : sum;

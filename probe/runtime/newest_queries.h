@@ -22,7 +22,7 @@ class NewestQueries {
 
   int count() const { return static_cast<int>(positions_.size()); }
   at::Tensor queries() const;  ///< [query_heads, count, head_dim], a view; undefined if none
-  at::Tensor lse() const;      ///< [query_heads, count] likewise
+  at::Tensor lse() const;      ///< [query_heads, count] likewise, not contiguous
   const std::vector<std::int32_t>& positions() const { return positions_; }
 
  private:

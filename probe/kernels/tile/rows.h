@@ -1,6 +1,8 @@
 #pragma once
 
 #include "tile/forward.h"
+#include "tile/lanes.h"
+#include "tile/top.h"
 
 namespace kvscope::tile::KVSCOPE_TILE_ISA {
 
@@ -49,45 +51,6 @@ inline void finish_logits(const RowTask& task, float* weight, int keys, int padd
   }
   for (int i = keys; i < padded; ++i) {
     weight[i] = -__builtin_inff();
-  }
-}
-
-/// Sums of halves of a and b side by side, segment by segment: of vectors that hold `segments`
-/// keys each, one that holds twice as many.
-template <int Segments>
-inline __attribute__((always_inline)) Floats halve(Floats a, Floats b) {
-  constexpr int length = width / Segments;
-  constexpr int half = length / 2;
-#if defined(__clang__)
-  Floats sum;
-  for (int lane = 0; lane < width; ++lane) {
-    const Floats& from = lane < width / 2 ? a : b;
-    const int at = lane % (width / 2) / half * length + lane % half;
-    sum[lane] = from[at] + from[at + half];
-  }
-  return sum;
-#else
-  Ints low;
-  Ints high;
-  for (int lane = 0; lane < width; ++lane) {
-    low[lane] = lane % (width / 2) / half * length + lane % half + (lane < width / 2 ? 0 : width);
-    high[lane] = low[lane] + half;
-  }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-#endif
-}
-
-/// Lane k is the sum of the lanes of vector k; `sums` [width] are overwritten.
-template <int Segments = 1>
-inline __attribute__((always_inline)) Floats sums_of_lanes(Floats* sums) {
-  KVSCOPE_UNROLL
-  for (int i = 0; i < width / Segments / 2; ++i) {
-    sums[i] = halve<Segments>(sums[2 * i], sums[2 * i + 1]);
-  }
-  if constexpr (2 * Segments < width) {
-    return sums_of_lanes<2 * Segments>(sums);
-  } else {
-    return sums[0];
   }
 }
 
@@ -170,17 +133,6 @@ inline void row_values(const RowTask& task, const T* values, int keys) {
   }
 }
 
-/// The largest weight of each block; only the processor that made them has them at hand.
-inline void block_maxima(const float* weights, int padded, float* maxima) {
-  for (int first = 0; first < padded; first += block_keys) {
-    Floats best = load(weights + first);
-    for (int i = first + width; i < first + block_keys && i < padded; i += width) {
-      best = larger(best, load(weights + i));
-    }
-    *maxima++ = max_of_lanes(best);
-  }
-}
-
 /// K and V of the range are read once for the whole group.
 template <typename T>
 inline void rows_over(const RowTask& task, const T* keys_of_head, const T* values_of_head) {
@@ -195,8 +147,8 @@ inline void rows_over(const RowTask& task, const T* keys_of_head, const T* value
     state[1] = state[2] = 0;
     finish_logits(task, weights, keys, padded);
     stripe_softmax<true>(weights, padded, state[0], state[1], state[2]);
-    if (task.maxima != nullptr) {
-      block_maxima(weights, padded, task.maxima + head * (row_keys / block_keys));
+    if (task.maxima != nullptr) {  // only the processor that made the weights has them at hand
+      group_maxima(weights, keys, task.maxima + head * row_maxima);
     }
     for (int c = 0; c < task.value_dim; ++c) {
       state[row_state + c] = 0;

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kvscope/kernels/ranked_value.h"
+
 namespace kvscope::tile {
 
 /// Keys of one stripe: the unit in which partial results are folded. A multiple of every tile
@@ -15,8 +17,9 @@ inline constexpr int max_group = 128;
 inline constexpr int forward_rows = 96;
 /// Keys of one row task; a multiple of every vector width.
 inline constexpr int row_keys = 256;
-/// Neighbouring weights that share a maximum.
-inline constexpr int block_keys = 16;
+inline constexpr int row_maxima = row_keys / ScaledValues::group;
+/// Values that can be ranked at once.
+inline constexpr int most_ranked = 128;
 /// What a row task says of a head before the values: maximum (log2 units), sum of the weights, sum
 /// of weight times (logit - maximum).
 inline constexpr int row_state = 3;
@@ -119,7 +122,7 @@ struct RowTask {
   int end_key = 0;
   float* partial = nullptr;  ///< [group][row_state + value_dim], see there; then weighted values
   float* weights = nullptr;  ///< [group][row_keys] exp2(logit - maximum)
-  float* maxima = nullptr;   ///< [group][row_keys / block_keys] of blocks of weights, or null
+  float* maxima = nullptr;   ///< [group][row_maxima] of groups of weights, or null
 };
 
 /// Dot products of rows with one tile of packed keys.
@@ -154,6 +157,15 @@ struct Functions {
   void (*fold)(const FoldTask& task);
   void (*rows)(const RowTask& task);
   void (*dots)(const DotTask& task);
+  // What the largest of many numbers are found with: see tile/top.h.
+  void (*group_maxima)(const float* values, std::int64_t count, float* maxima);
+  float (*sum_of_exp)(const float* values, std::int64_t count, float largest);
+  float (*level)(const float* values, std::int64_t count, std::int64_t wanted);
+  std::int64_t (*gather)(const ScaledValues& piece, float level, float* numbers,
+                         std::int32_t* first_index);
+  std::int64_t (*list)(const float* numbers, const std::int32_t* first_index, std::int64_t groups,
+                       float level, RankedValue* to, std::int64_t room);
+  void (*rank)(const RankedValue* values, int count, int wanted, RankedValue* to);
 };
 
 const Functions& portable_functions();

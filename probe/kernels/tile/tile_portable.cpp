@@ -4,13 +4,25 @@
 #include "tile/columns.h"
 #include "tile/fold.h"
 #include "tile/rows.h"
+#include "tile/top.h"
 
 namespace kvscope::tile {
 
 const Functions& portable_functions() {
-  static const Functions table{"portable",         portable::tile_keys, &portable::pack,
-                               &portable::columns, &portable::forward,  &portable::fold,
-                               &portable::rows,    &portable::dots};
+  static const Functions table{"portable",
+                               portable::tile_keys,
+                               &portable::pack,
+                               &portable::columns,
+                               &portable::forward,
+                               &portable::fold,
+                               &portable::rows,
+                               &portable::dots,
+                               &portable::group_maxima,
+                               &portable::sum_of_exp,
+                               &portable::level_of,
+                               &portable::gather,
+                               &portable::list,
+                               &portable::rank};
   return table;
 }
 

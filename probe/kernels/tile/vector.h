@@ -56,6 +56,27 @@ inline Floats larger(Floats a, Floats b) {
   return a > b ? a : b;
 }
 
+/// Bit k: whether lane k of a comparison holds.
+inline unsigned bits_of(Ints comparison) {
+  unsigned bits = 0;
+#if defined(__AVX__)
+  if constexpr (width % 8 == 0) {
+    using Eight = float __attribute__((vector_size(32)));
+    for (int part = 0; part < width / 8; ++part) {
+      Eight lanes;
+      __builtin_memcpy(&lanes, reinterpret_cast<const char*>(&comparison) + 32 * part,
+                       sizeof lanes);
+      bits |= static_cast<unsigned>(__builtin_ia32_movmskps256(lanes)) << (8 * part);
+    }
+    return bits;
+  }
+#endif
+  for (int lane = 0; lane < width; ++lane) {
+    bits |= (comparison[lane] != 0 ? 1U : 0U) << lane;
+  }
+  return bits;
+}
+
 inline Ints lane_index() {
   Ints index{};
   for (int lane = 0; lane < width; ++lane) {

@@ -58,7 +58,7 @@ class Recorder {
   bool wants(int layer) const;
   /// Attention statistics that the record of a recorded layer with a full cache is to hold, of
   /// `rows` queries from token `first_query` on, at a step (0 = the prompt).
-  AttentionWanted wanted(int step, int layer, int first_query, int rows) const;
+  AttentionWanted wanted(int step, int first_query, int rows) const;
   /// Whether `keys_gradient` is expected.
   bool wants_keys_gradient() const;
   /// Whether hook points of a step (0 = the prompt) are stored: then the pass must show them all.

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,6 @@ struct AttentionWanted {
   /// `last_query` is given in their place elsewhere.
   int last_top = 0;
   int last_sinks = 0;
-  at::Tensor top_hint;  ///< [query_heads] float32 or undefined: `largest`'s hints, changed
 
   bool any() const { return columns || entropy || last_query || last_top > 0 || !windows.empty(); }
   static AttentionWanted nothing() {
@@ -51,10 +51,9 @@ struct TopProbabilities {
   std::vector<std::int32_t> key;   ///< [query_heads, count]; -1 where there are fewer keys
   std::vector<float> probability;  ///< [query_heads, count]; NaN where there are fewer keys
   std::vector<float> sink_mass;    ///< [query_heads]
-  bool defined() const { return !sink_mass.empty(); }
 };
 
-/// Undefined tensors were not asked for.
+/// Undefined tensors, and null, were not asked for.
 struct AttentionStats {
   at::Tensor lse;          ///< [query_heads, queries] natural log
   at::Tensor sum;          ///< [query_heads, tokens]
@@ -62,7 +61,7 @@ struct AttentionStats {
   at::Tensor max;          ///< [query_heads, tokens]
   at::Tensor entropy;      ///< [query_heads, queries] nats
   at::Tensor last_query;   ///< [query_heads, tokens]
-  TopProbabilities top;    ///< of the last query
+  std::shared_ptr<const TopProbabilities> top;  ///< of the last query
   at::Tensor
       self_check;  ///< [query_heads] |sum over keys of `sum` - rows| / rows, rows that see a key
   std::vector<WindowStats> windows;
