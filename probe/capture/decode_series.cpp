@@ -26,8 +26,8 @@ TopLogits top_logits(const at::Tensor& logits) {
                 at::full({decode_top_logits}, nan, at::kFloat)};
   auto* token = top.token.mutable_data_ptr<std::int32_t>();
   auto* log_probability = top.log_probability.mutable_data_ptr<float>();
-  for (const RankedValue& best : largest_log_probabilities(dense.const_data_ptr<float>(),
-                                                           dense.numel(), decode_top_logits)) {
+  for (const RankedValue& best :
+       largest_log_probabilities(dense.const_data_ptr<float>(), dense.numel(), decode_top_logits)) {
     *token++ = best.index;
     *log_probability++ = best.value;
   }
@@ -83,9 +83,8 @@ bool readable(const at::Tensor& tensor) {
 /// Writes `from` over the floats of `to` from its row `row` on. Through pointers: an operator of
 /// the tensor library takes longer than all of a head's numbers.
 void set_row(const at::Tensor& to, std::int64_t row, const at::Tensor& from) {
-  const at::Tensor dense = readable(from) && from.is_contiguous()
-                               ? from
-                               : from.to(at::kCPU, at::kFloat).contiguous();
+  const at::Tensor dense =
+      readable(from) && from.is_contiguous() ? from : from.to(at::kCPU, at::kFloat).contiguous();
   std::copy_n(dense.const_data_ptr<float>(), dense.numel(),
               to.mutable_data_ptr<float>() + row * to.stride(0));
 }

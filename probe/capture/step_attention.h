@@ -10,8 +10,8 @@ namespace kvscope::detail {
 
 /// What a decode step's query sees of one layer's cache.
 struct StepAttention {
-  at::Tensor masses;     ///< [query_heads, slots] of whole slots, float32 on the CPU, contiguous;
-                         ///< undefined where nobody needs more than `top`
+  at::Tensor masses;  ///< [query_heads, slots] of whole slots, float32 on the CPU, contiguous;
+                      ///< undefined where nobody needs more than `top`
   std::shared_ptr<const TopProbabilities> top;  ///< of tokens, where there are no masses
   at::Tensor entropy;  ///< [query_heads] or [query_heads, 1] nats, as if a merged slot were as many
                        ///< equal tokens

@@ -64,8 +64,8 @@ struct StreamedWeights {
 /// What is wanted of streamed rows besides the result.
 struct StreamedWatch {
   StreamedWeights* kept = nullptr;
-  bool maxima = false;       ///< whether kept->maxima are wanted
-  float* entropy = nullptr;  ///< [query_heads, rows]
+  bool maxima = false;                            ///< whether kept->maxima are wanted
+  float* entropy = nullptr;                       ///< [query_heads, rows]
   std::function<void(std::int64_t head)> joined;  ///< called when a query head's rows are done
 };
 

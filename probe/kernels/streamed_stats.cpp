@@ -15,10 +15,7 @@ StreamedWeights& weights_of_thread() {
 
 StreamedStats::StreamedStats(const ForwardInputs& in, const AttentionWanted& wanted,
                              const ColumnTargets& targets, AttentionStats& stats)
-    : in_(in),
-      wanted_(wanted),
-      targets_(targets),
-      kept_(weights_of_thread()) {
+    : in_(in), wanted_(wanted), targets_(targets), kept_(weights_of_thread()) {
   if (wanted.last_top <= 0) {
     return;
   }
@@ -133,8 +130,8 @@ std::vector<RankedValue> StreamedStats::top_of_row(std::int64_t head) const {
   std::vector<ScaledValues> pieces;
   pieces.reserve(static_cast<std::size_t>(kept_.parts));
   for_parts(row, head, seen, [&pieces](const Part& of) {
-    pieces.push_back({of.weights, of.end - of.first, static_cast<std::int32_t>(of.first), of.factor,
-                      of.maxima});
+    pieces.push_back(
+        {of.weights, of.end - of.first, static_cast<std::int32_t>(of.first), of.factor, of.maxima});
   });
   std::vector<RankedValue> best = largest(pieces, wanted_.last_top);
   if (std::ssize(best) < std::min<std::int64_t>(wanted_.last_top, in_.tokens) || best.empty() ||

@@ -25,8 +25,8 @@ struct LayerPass {
   at::Tensor hidden;  ///< [rows, hidden_dim] residual stream that went in; changes after the call
   std::span<const std::int32_t> positions;  ///< [rows] as this layer counts them
   const AttentionStats& stats;  ///< what `PassWatch::statistics` wanted, or the LSE alone
-  const at::Tensor& keys;       ///< [kv_heads, slots, head_dim] of the cache, these tokens' included
-  const at::Tensor& values;     ///< likewise
+  const at::Tensor& keys;    ///< [kv_heads, slots, head_dim] of the cache, these tokens' included
+  const at::Tensor& values;  ///< likewise
 };
 
 /// Who watches a pass. Every member may be empty.

@@ -141,10 +141,9 @@ at::Tensor LiveEvidence::pass_sum() const {
   options.first_query = slots_.slots - statistics_.newest.count();
   options.entropy = false;
   options.last_query = false;
-  const at::Tensor sum =
-      attention_stats(statistics_.newest.queries(), state_.keys().to(at::kFloat),
-                      statistics_.newest.lse().contiguous(), options)
-          .sum;
+  const at::Tensor sum = attention_stats(statistics_.newest.queries(), state_.keys().to(at::kFloat),
+                                         statistics_.newest.lse().contiguous(), options)
+                             .sum;
   const at::Tensor counts = state_.multiplicity();
   return counts.defined() ? sum.mul(counts.repeat_interleave(shape().group_size(), 0)) : sum;
 }
@@ -172,8 +171,9 @@ at::Tensor LiveEvidence::last_query() const {
 at::Tensor LiveEvidence::lse(int newest) const {
   check_newest(newest);
   const std::int64_t kept = statistics_.newest.count();
-  return remembered("lse", newest,
-                    [&] { return statistics_.newest.lse().narrow(1, kept - newest, newest).contiguous(); });
+  return remembered("lse", newest, [&] {
+    return statistics_.newest.lse().narrow(1, kept - newest, newest).contiguous();
+  });
 }
 
 at::Tensor LiveEvidence::key_norm() const {

@@ -27,8 +27,8 @@ void copy_row(const at::Tensor& from, std::int64_t from_row, const at::Tensor& t
   }
 }
 
-/// Room of `width` rows like those of `rows`, a row's heads side by side: the next row is written to
-/// memory that lies in a row.
+/// Room of `width` rows like those of `rows`, a row's heads side by side: the next row is written
+/// to memory that lies in a row.
 at::Tensor room_like(const at::Tensor& rows, std::int64_t width) {
   std::vector<std::int64_t> sizes = rows.sizes().vec();
   sizes[1] = sizes[0];

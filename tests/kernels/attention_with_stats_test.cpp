@@ -139,8 +139,7 @@ TEST(AttentionWithStats, TopProbabilitiesAreThoseOfTheLastQuery) {
           ASSERT_EQ(expected.size(), 32u);
           for (int rank = 0; rank < 32; ++rank) {
             const auto at = static_cast<std::size_t>(rank);
-            EXPECT_EQ(stats.top->key[static_cast<std::size_t>(head) * 32 + at],
-                      expected[at].index);
+            EXPECT_EQ(stats.top->key[static_cast<std::size_t>(head) * 32 + at], expected[at].index);
             EXPECT_EQ(stats.top->probability[static_cast<std::size_t>(head) * 32 + at],
                       expected[at].value);
           }

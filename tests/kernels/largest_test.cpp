@@ -53,8 +53,8 @@ std::vector<ScaledValues> cut(const std::vector<float>& values, std::int64_t siz
     const std::int64_t count =
         std::min(size - first, 1 + static_cast<std::int64_t>(random() % longest));
     const float factor = longest == size ? 1.0f : static_cast<float>(random() % 4) * 0.5f;
-    pieces.push_back({values.data() + first, count, static_cast<std::int32_t>(7 + first), factor,
-                      nullptr});
+    pieces.push_back(
+        {values.data() + first, count, static_cast<std::int32_t>(7 + first), factor, nullptr});
     first += count;
   }
   return pieces;

@@ -12,20 +12,10 @@
 namespace kvscope::tile {
 
 const Functions* avx2_functions() {
-  static const Functions table{"avx2",
-                               avx2::tile_keys,
-                               &avx2::pack,
-                               &avx2::columns,
-                               &avx2::forward,
-                               &avx2::fold,
-                               &avx2::rows,
-                               &avx2::dots,
-                               &avx2::group_maxima,
-                               &avx2::sum_of_exp,
-                               &avx2::level_of,
-                               &avx2::gather,
-                               &avx2::list,
-                               &avx2::rank};
+  static const Functions table{
+      "avx2",          avx2::tile_keys, &avx2::pack, &avx2::columns,      &avx2::forward,
+      &avx2::fold,     &avx2::rows,     &avx2::dots, &avx2::group_maxima, &avx2::sum_of_exp,
+      &avx2::level_of, &avx2::gather,   &avx2::list, &avx2::rank};
   return &table;
 }
 

@@ -90,13 +90,25 @@ inline float of_order(std::int32_t order) {
   return __builtin_bit_cast(float, order < 0 ? order ^ 0x7fffffff : order);
 }
 
+/// NaN is left out; -inf of none.
+inline float largest_of(const float* values, std::int64_t count) {
+  Floats best[2] = {broadcast(-__builtin_inff()), broadcast(-__builtin_inff())};
+  std::int64_t i = 0;
+  for (; i + 2 * width <= count; i += 2 * width) {
+    best[0] = larger(load(values + i), best[0]);
+    best[1] = larger(load(values + i + width), best[1]);
+  }
+  float largest = max_of_lanes(larger(best[0], best[1]));
+  for (; i < count; ++i) {
+    largest = values[i] > largest ? values[i] : largest;
+  }
+  return largest;
+}
+
 /// A number that at least `wanted` of the values reach, and not many more unless they are equal;
 /// -inf where there are no more than that.
 inline float level_of(const float* values, std::int64_t count, std::int64_t wanted) {
-  float largest = -__builtin_inff();
-  for (std::int64_t i = 0; i < count; ++i) {
-    largest = values[i] > largest ? values[i] : largest;
-  }
+  const float largest = largest_of(values, count);
   const std::int32_t lowest = order_of(-__builtin_inff());
   std::int64_t low = lowest;
   std::int64_t high = std::int64_t{order_of(largest)} + 1;  // not reached by `wanted`
@@ -177,8 +189,8 @@ inline std::int64_t list(const float* numbers, const std::int32_t* first_index, 
   return found;
 }
 
-/// The first `wanted` of up to `most_ranked` values that stand by index, descending. Each one's rank
-/// is counted: no branch depends on how they compare.
+/// The first `wanted` of up to `most_ranked` values that stand by index, descending. Each one's
+/// rank is counted: no branch depends on how they compare.
 inline void rank(const RankedValue* values, int count, int wanted, RankedValue* to) {
   float value[most_ranked];
   const int padded = (count + width - 1) / width * width;

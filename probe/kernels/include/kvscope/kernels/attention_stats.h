@@ -55,12 +55,12 @@ struct TopProbabilities {
 
 /// Undefined tensors, and null, were not asked for.
 struct AttentionStats {
-  at::Tensor lse;          ///< [query_heads, queries] natural log
-  at::Tensor sum;          ///< [query_heads, tokens]
-  at::Tensor sum_squares;  ///< [query_heads, tokens]
-  at::Tensor max;          ///< [query_heads, tokens]
-  at::Tensor entropy;      ///< [query_heads, queries] nats
-  at::Tensor last_query;   ///< [query_heads, tokens]
+  at::Tensor lse;                               ///< [query_heads, queries] natural log
+  at::Tensor sum;                               ///< [query_heads, tokens]
+  at::Tensor sum_squares;                       ///< [query_heads, tokens]
+  at::Tensor max;                               ///< [query_heads, tokens]
+  at::Tensor entropy;                           ///< [query_heads, queries] nats
+  at::Tensor last_query;                        ///< [query_heads, tokens]
   std::shared_ptr<const TopProbabilities> top;  ///< of the last query
   at::Tensor
       self_check;  ///< [query_heads] |sum over keys of `sum` - rows| / rows, rows that see a key
