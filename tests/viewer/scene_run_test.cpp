@@ -106,6 +106,28 @@ TEST(CacheUse, MeanAndPeakFromTheFirstCutOn) {
   EXPECT_DOUBLE_EQ(full.mean_slots, 4);
 }
 
+/// What comes after a cut is whole until the next one.
+TEST(CacheUse, OnlyWhatACutLeftIsPacked) {
+  const SlotBytes slot{10, 3};
+  const CacheUse use = cache_use(stepwise(), slot);
+  EXPECT_EQ(use.last_whole, 1);
+  EXPECT_EQ(use.last_bytes, 4 * 3 + 10);
+  EXPECT_EQ(use.peak_bytes, 2 * 3 + 3 * 10) << "before the second cut";
+  EXPECT_DOUBLE_EQ(use.mean_bytes, (6 + 16 + 26 + 12 + 22) / 5.0);
+  Decision uncut = made_decision({{"KKKK"}});
+  EXPECT_EQ(cache_use(uncut, slot).last_bytes, 12) << "a cut that takes none packs all";
+  uncut.events.clear();
+  const CacheUse full = cache_use(uncut, slot);
+  EXPECT_EQ(full.last_whole, 4);
+  EXPECT_EQ(full.peak_bytes, 40);
+  CacheForm packed;
+  packed.value_bits = 4;
+  const SlotBytes sizes = slot_bytes(packed, 64, 2);
+  EXPECT_EQ(sizes.whole, 256);
+  EXPECT_EQ(sizes.cut, 128 + 36);
+  EXPECT_EQ(bytes_held(5, 2, sizes), 2 * 256 + 3 * 164);
+}
+
 /// One head, 6 tokens: 1 and 2 fold into 0 at the first cut, 4 into 0 at the second, 3 is dropped.
 Decision merging() {
   Decision decision = made_decision({{"KMMDMK"}});
@@ -160,9 +182,10 @@ TEST(Merges, WhyTextGivesWeightsAndMultiplicitiesBeforeAndAfter) {
   const WhyRow row = inspect_token(scene, state).rows[0];
   EXPECT_DOUBLE_EQ(row.multiplicity_before, 3);
   EXPECT_DOUBLE_EQ(row.multiplicity_after, 4);
-  EXPECT_NE(why_text(row).find("Merged into 0 (key weight 0.4, value weight 0.5); that slot counted "
-                               "as 3 tokens before and 4 after"),
-            std::string::npos)
+  EXPECT_NE(
+      why_text(row).find("Merged into 0 (key weight 0.4, value weight 0.5); that slot counted "
+                         "as 3 tokens before and 4 after"),
+      std::string::npos)
       << why_text(row);
   state.token = 0;
   const auto target = [&] { return why_text(inspect_token(scene, state).rows[0]); };

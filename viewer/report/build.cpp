@@ -6,7 +6,6 @@
 
 #include "kvscope/core/error.h"
 #include "kvscope/report/formats.h"
-#include "kvscope/scene/moment.h"
 #include "text_table.h"
 
 namespace kvscope {
@@ -84,16 +83,15 @@ Report build_report(const ReportInput& input) {
   const auto size_of_slot = [&](const CacheForm& form) {
     return slot_bytes(form, input.capture.shape.head_dim, bytes_of(input.capture.cache_dtype));
   };
-  report.slot_bytes = size_of_slot(CacheForm{});
+  report.slot_bytes = size_of_slot(CacheForm{}).whole;
   for (int token = 0; token < input.tokens.size(); ++token) {
     report.tokens.push_back({printable(input.tokens.text(token)),
                              input.tokens.segment[static_cast<std::size_t>(token)]});
   }
   for (const Decision& decision : input.decisions) {
     check_same_run(input, decision);
-    ReportMethod method =
-        report::count_method(decision, input.tokens,
-                             {report.slot_bytes, size_of_slot(decision.form)}, input.lost_tokens);
+    ReportMethod method = report::count_method(decision, input.tokens, size_of_slot(decision.form),
+                                               input.lost_tokens);
     method.answer = answer_of(input, decision);
     if (method.answer && input.full_answer) {
       method.answer_changed = method.answer->text != *input.full_answer;

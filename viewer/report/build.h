@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kvscope/report/report.h"
+#include "kvscope/scene/moment.h"
 
 namespace kvscope::report {
 
@@ -11,12 +12,6 @@ struct Surroundings {
   std::string after;
 };
 Surroundings surroundings(const TokenTable& tokens, int first, int last, int around);
-
-/// Bytes of a slot before a decision's first cut, and of those that its cuts leave.
-struct SlotBytes {
-  std::int64_t whole = 0;
-  std::int64_t cut = 0;
-};
 
 /// Counts one decision; everything of ReportMethod but the answer.
 ReportMethod count_method(const Decision& decision, const TokenTable& tokens, const SlotBytes& slot,

@@ -6,7 +6,6 @@
 #include "build.h"
 #include "kvscope/report/formats.h"
 #include "kvscope/scene/inspector.h"
-#include "kvscope/scene/moment.h"
 
 namespace kvscope::report {
 namespace {
@@ -198,12 +197,12 @@ ReportMethod count_method(const Decision& decision, const TokenTable& tokens, co
   method.granted_slots = decision.granted_slots();
   method.fates = count_fates(decision);
   method.held_slots = method.fates.total.holding();
-  method.held_bytes = method.held_slots * slot.cut;
   method.full_bytes = method.fates.total.total() * slot.whole;
-  const CacheUse use = cache_use(decision);
+  const CacheUse use = cache_use(decision, slot);
+  method.held_bytes = use.last_bytes;
   method.first_bytes = use.first_slots * slot.whole;
-  method.peak_bytes = use.peak_slots * slot.cut;
-  method.mean_bytes = std::llround(use.mean_slots * static_cast<double>(slot.cut));
+  method.peak_bytes = use.peak_bytes;
+  method.mean_bytes = std::llround(use.mean_bytes);
   const FateCounts& total = method.fates.total;
   method.gone_share = total.total() > 0 ? static_cast<double>(total.evicted + total.dropped) /
                                               static_cast<double>(total.total())

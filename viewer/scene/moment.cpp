@@ -81,6 +81,7 @@ std::vector<MomentCounts> moment_counts(const Decision& decision, int prompt) {
   }
   const auto heads = static_cast<std::int64_t>(decision.layers.size()) * decision.kv_heads;
   std::int64_t held = 0;
+  std::int64_t whole = 0;
   int seen = 0;
   for (std::size_t index = 0; index < all.size(); ++index) {
     MomentCounts& at = counts[index];
@@ -88,6 +89,8 @@ std::vector<MomentCounts> moment_counts(const Decision& decision, int prompt) {
     seen = std::min(all[index].seen, decision.tokens);
     held += at.arrived - at.evicted - at.merged - at.dropped;
     at.held = held;
+    whole = all[index].cut && !all[index].before ? 0 : whole + at.arrived;
+    at.whole = whole;
   }
   return counts;
 }
@@ -164,39 +167,53 @@ State moved_in_time(const Scene& scene, State state, int by, bool cuts_only) {
   return state;
 }
 
-std::int64_t slot_bytes(const CacheForm& form, int head_dim, int number_bytes) {
-  return std::int64_t{head_dim} * number_bytes + value_row_bytes(form, head_dim, number_bytes);
+SlotBytes slot_bytes(const CacheForm& form, int head_dim, int number_bytes) {
+  const std::int64_t row = std::int64_t{head_dim} * number_bytes;
+  return {2 * row, row + value_row_bytes(form, head_dim, number_bytes)};
 }
 
-CacheUse cache_use(const Decision& decision) {
+std::int64_t bytes_held(std::int64_t held, std::int64_t whole, const SlotBytes& slot) {
+  return whole * slot.whole + (held - whole) * slot.cut;
+}
+
+CacheUse cache_use(const Decision& decision, const SlotBytes& slot) {
   const std::vector<RunMoment> all = moments(decision, decision.tokens);
   const std::vector<MomentCounts> counts = moment_counts(decision, decision.tokens);
   CacheUse use;
   use.full_slots = static_cast<std::int64_t>(decision.layers.size()) * decision.kv_heads *
                    static_cast<std::int64_t>(decision.tokens);
-  double weighted = 0;
+  double slots = 0;
+  double bytes = 0;
   double weight = 0;
   bool cut = false;
   for (std::size_t index = 0; index < all.size(); ++index) {
-    const std::int64_t held = counts[index].held;
+    use.last_slots = counts[index].held;
+    use.last_whole = counts[index].whole;
+    use.last_bytes = bytes_held(use.last_slots, use.last_whole, slot);
     const bool last = index + 1 == all.size();
     cut = cut || (all[index].cut && !all[index].before);
     if (!cut) {
-      use.first_slots = held;
-    } else {
-      // Until the next moment one slot for each head arrives with every token.
-      const int tokens = last ? 1 : all[index + 1].seen - all[index].seen;
-      const double growth = last || tokens < 2 ? 0.0
-                                               : static_cast<double>(counts[index + 1].arrived) *
-                                                     (tokens - 1) / (2.0 * tokens);
-      use.peak_slots = std::max(use.peak_slots, held);
-      weighted += tokens * (static_cast<double>(held) + growth);
-      weight += tokens;
+      use.first_slots = use.last_slots;
+      continue;
     }
-    use.last_slots = held;
+    // Until the next moment one slot for each head arrives with every token.
+    const int tokens = last ? 1 : all[index + 1].seen - all[index].seen;
+    const double growth = last || tokens < 2 ? 0.0
+                                             : static_cast<double>(counts[index + 1].arrived) *
+                                                   (tokens - 1) / (2.0 * tokens);
+    use.peak_slots = std::max(use.peak_slots, use.last_slots);
+    use.peak_bytes = std::max(use.peak_bytes, use.last_bytes);
+    slots += tokens * (static_cast<double>(use.last_slots) + growth);
+    bytes +=
+        tokens * (static_cast<double>(use.last_bytes) + growth * static_cast<double>(slot.whole));
+    weight += tokens;
   }
-  use.peak_slots = std::max(use.peak_slots, cut ? 0 : use.last_slots);
-  use.mean_slots = weight > 0 ? weighted / weight : static_cast<double>(use.last_slots);
+  if (!cut) {
+    use.peak_slots = use.last_slots;
+    use.peak_bytes = use.last_bytes;
+  }
+  use.mean_slots = weight > 0 ? slots / weight : static_cast<double>(use.last_slots);
+  use.mean_bytes = weight > 0 ? bytes / weight : static_cast<double>(use.last_bytes);
   return use;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kvscope/core/error.h"
+#include "kvscope/scene/moment.h"
 
 namespace kvscope {
 namespace {
@@ -79,6 +80,7 @@ void add_decision(Scene& scene, Decision decision, const std::string& note) {
   entry.title = fmt::format("{} {} {}", scene.decisions.size() + 1, decision.method, decision.keep);
   entry.title += note.empty() ? "" : " (" + note + ")";
   entry.fates = count_fates(decision);
+  entry.whole_slots = cache_use(decision).last_whole;
   for (const LayerDecision& layer : decision.layers) {
     entry.letters.push_back(fate_letters(layer));
   }

@@ -39,10 +39,12 @@ std::string grouped_digits(std::int64_t number) {
   return number < 0 ? "-" + digits : digits;
 }
 
-std::string slots_as_bytes(const Scene& scene, const CacheForm& form, double slots) {
+std::string slots_as_bytes(const Scene& scene, const CacheForm& form, std::int64_t held,
+                           std::int64_t whole) {
   const int head_dim = scene.capture.shape.head_dim;
   const int number = bytes_per_number(scene.capture.cache_dtype);
-  const double bytes = slots * static_cast<double>(slot_bytes(form, head_dim, number));
+  const auto bytes =
+      static_cast<double>(bytes_held(held, whole, slot_bytes(form, head_dim, number)));
   return bytes <= 0                 ? std::string()
          : bytes >= 1024.0 * 1024.0 ? fmt::format("{:.1f} MiB", bytes / (1024.0 * 1024.0))
                                     : fmt::format("{:.1f} KiB", bytes / 1024.0);

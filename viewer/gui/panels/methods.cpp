@@ -47,7 +47,7 @@ std::vector<std::string> cells_of(const Ui& ui, const SceneDecision& entry, cons
                            static_cast<double>(std::max<std::int64_t>(fates.total(), 1)));
   };
   const std::string bytes =
-      slots_as_bytes(ui.scene, entry.decision.form, static_cast<double>(fates.holding()));
+      slots_as_bytes(ui.scene, entry.decision.form, fates.holding(), entry.whole_slots);
   return {!entry.decision.replayed      ? "live"
           : entry.decision.replay_exact ? "replay"
                                         : "replay ~",

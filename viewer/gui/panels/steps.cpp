@@ -51,12 +51,7 @@ void controls(Ui& ui, const Timeline& timeline) {
   const std::size_t at = shown_moment(timeline, ui.state);
   const RunMoment& moment = timeline.moments[at];
   const MomentCounts& counts = timeline.counts[at];
-  const auto first_cut =
-      std::find_if(timeline.moments.begin(), timeline.moments.end(),
-                   [](const RunMoment& each) { return each.cut && !each.before; });
-  const bool cut = first_cut - timeline.moments.begin() <= static_cast<std::ptrdiff_t>(at);
-  const CacheForm form =
-      cut ? ui.scene.decisions[static_cast<std::size_t>(ui.state.a)].decision.form : CacheForm{};
+  const CacheForm& form = ui.scene.decisions[static_cast<std::size_t>(ui.state.a)].decision.form;
   const std::string what =
       moment.step == 0
           ? fmt::format("prefill, {} tokens", grouped_digits(moment.seen))
@@ -67,7 +62,7 @@ void controls(Ui& ui, const Timeline& timeline) {
       fmt::format("{}{}: {} slots held ({})   +{} arrived, {} evicted, {} merged, {} dropped", what,
                   moment.cut ? (moment.before ? ", before the cut" : ", after the cut") : "",
                   grouped_digits(counts.held),
-                  slots_as_bytes(ui.scene, form, static_cast<double>(counts.held)),
+                  slots_as_bytes(ui.scene, form, counts.held, counts.whole),
                   grouped_digits(counts.arrived), grouped_digits(counts.evicted),
                   grouped_digits(counts.merged), grouped_digits(counts.dropped))
           .c_str());

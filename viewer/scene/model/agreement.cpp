@@ -50,13 +50,10 @@ SetOverlap head_overlap(const LayerDecision& a, const LayerDecision& b, int kv_h
   return overlap;
 }
 
-/// Mean slots in units of a whole slot of four-byte numbers.
+/// Mean memory in units of a whole slot of four-byte numbers.
 double mean_memory(const Decision& decision) {
-  constexpr int number_bytes = 4;
-  const auto bytes_of = [&](const CacheForm& form) {
-    return static_cast<double>(slot_bytes(form, std::max(1, decision.head_dim), number_bytes));
-  };
-  return cache_use(decision).mean_slots * bytes_of(decision.form) / bytes_of(CacheForm{});
+  const SlotBytes slot = slot_bytes(decision.form, std::max(1, decision.head_dim), 4);
+  return cache_use(decision, slot).mean_bytes / static_cast<double>(slot.whole);
 }
 
 }  // namespace

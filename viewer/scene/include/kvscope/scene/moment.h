@@ -21,6 +21,7 @@ struct RunMoment {
 /// What happened to the cache at one moment, over all layers and KV heads.
 struct MomentCounts {
   std::int64_t held = 0;     ///< slots that exist
+  std::int64_t whole = 0;    ///< those of them that came since the latest cut
   std::int64_t arrived = 0;  ///< since the moment before
   std::int64_t evicted = 0;  ///< by the cut of this moment
   std::int64_t merged = 0;
@@ -49,18 +50,28 @@ std::string letters_at(const SceneDecision& entry, int row, const State& state);
 /// right after a cut. Stays where there is none.
 State moved_in_time(const Scene& scene, State state, int by, bool cuts_only);
 
-/// Slots of the cache over a decision's run: what a statement of memory rests on.
+/// Bytes of one slot: as the model computes it, and as a cut leaves it.
+struct SlotBytes {
+  std::int64_t whole = 1;
+  std::int64_t cut = 1;
+};
+SlotBytes slot_bytes(const CacheForm& form, int head_dim, int number_bytes);
+
+/// Bytes of `held` slots, `whole` of which no cut has passed.
+std::int64_t bytes_held(std::int64_t held, std::int64_t whole, const SlotBytes& slot);
+
+/// The cache over a decision's run: what a statement of memory rests on.
 struct CacheUse {
   std::int64_t full_slots = 0;   ///< an uncompressed cache at the end
   std::int64_t first_slots = 0;  ///< just before the first cut: what any method needs until then
   std::int64_t peak_slots = 0;   ///< most from the first cut on
   double mean_slots = 0;         ///< mean over the tokens from the first cut on
   std::int64_t last_slots = 0;   ///< at the end
+  std::int64_t last_whole = 0;   ///< those of them that came after the last cut
+  std::int64_t peak_bytes = 0;
+  double mean_bytes = 0;
+  std::int64_t last_bytes = 0;
 };
-CacheUse cache_use(const Decision& decision);
-
-/// Bytes of a slot that a cut has left, of numbers that take `number_bytes` each where they are
-/// whole. For all slots of a decision it is exact up to those that came after its last cut.
-std::int64_t slot_bytes(const CacheForm& form, int head_dim, int number_bytes);
+CacheUse cache_use(const Decision& decision, const SlotBytes& slot = {});
 
 }  // namespace kvscope

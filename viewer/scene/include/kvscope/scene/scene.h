@@ -21,6 +21,7 @@ struct SceneDecision {
   Decision decision;
   std::string title;  ///< "1 snapkv 0.2"
   FateTable fates;
+  std::int64_t whole_slots = 0;      ///< held at the end, come after the last cut
   std::vector<std::string> letters;  ///< [layers] of [kv_heads * tokens] fate letters
   std::vector<int> heads_by_layer;   ///< [layers, tokens] KV heads in which the token holds a slot
   std::vector<Finding> findings;

@@ -21,7 +21,9 @@ std::string export_csv(const Scene& scene, const State& state);
 /// A whole number in groups of three: "1,534".
 std::string grouped_digits(std::int64_t number);
 
-/// Bytes of `slots` slots: "12.4 MiB"; empty if the shape is not known.
-std::string slots_as_bytes(const Scene& scene, const CacheForm& form, double slots);
+/// Bytes of `held` slots, `whole` of which no cut has passed: "12.4 MiB"; empty if the shape is not
+/// known.
+std::string slots_as_bytes(const Scene& scene, const CacheForm& form, std::int64_t held,
+                           std::int64_t whole);
 
 }  // namespace kvscope
