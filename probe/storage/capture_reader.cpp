@@ -29,7 +29,7 @@ struct CaptureReader::Impl {
   Handle file;
   CaptureIndex index;
   TokenTable tokens;
-  bool live = false;  ///< a writer has it, or was killed having it
+  bool live = false;  ///< there may be more to see
   std::uint64_t sequence = 0;
   std::vector<std::uint8_t> layer_done;
   std::vector<DroppedRange> dropped;
@@ -99,11 +99,12 @@ void CaptureReader::Impl::read(const std::string& name, const Extent& offset, co
 }
 
 void CaptureReader::Impl::read_status() {
-  // The ring first: what it speaks of was written before it.
-  const std::optional<Commit> commit = read_commit(file);
+  // In the writer's order backwards: the last commit comes before the state that ends a run, and
+  // what the ring speaks of was written before it.
   if (h5::exists(file, "status/state")) {
     index.state = h5::load<std::uint8_t>(file, "status/state", {64}).front();
   }
+  const std::optional<Commit> commit = read_commit(file);
   if (h5::exists(file, "status/layer_done")) {
     layer_done = h5::load<std::uint8_t>(file, "status/layer_done",
                                         {static_cast<std::int64_t>(index.layers.size())});
@@ -251,7 +252,7 @@ CaptureReader::CaptureReader(const std::string& path) : impl_(std::make_unique<I
   const Session session;
   impl_->file = h5::open_file(path);
   impl_->index = read_index(impl_->file, path);
-  impl_->live = h5::marked_live(path);
+  impl_->live = h5::may_change(path);
   const ModelShape& shape = impl_->index.shape;
   impl_->index.layers = impl_->read_axis("layer", shape.layers);
   KVSCOPE_CHECK(!impl_->index.layers.empty(), ErrorCode::corrupt_file,
@@ -283,7 +284,7 @@ bool CaptureReader::refresh() {
   impl.open.clear();
   impl.file.reset();
   impl.file = h5::open_file(impl.index.path);
-  impl.live = h5::marked_live(impl.index.path);
+  impl.live = h5::may_change(impl.index.path);
   impl.read_status();
   impl.read_extents();
   impl.read_tokens();

@@ -6,11 +6,14 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <thread>
 
 #include "attributes.h"
+#include "kvscope/storage/capture_state.h"
 
 namespace kvscope::h5 {
 namespace {
@@ -105,12 +108,13 @@ void fail(ErrorCode code, const std::string& what, const std::string& object) {
               reason.empty() ? what : fmt::format("{} (HDF5: {})", what, reason), object);
 }
 
-bool marked_live(const std::string& path) {
+bool may_change(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::array<unsigned char, 12> head{};
   file.read(reinterpret_cast<char*>(head.data()), head.size());
   constexpr unsigned char live_writer = 0x04;
-  return file.gcount() == 12 && head[8] >= 2 && (head[11] & live_writer) != 0;
+  const bool marked = file.gcount() == 12 && head[8] >= 2 && (head[11] & live_writer) != 0;
+  return marked || being_written(path);
 }
 
 Handle open_file(const std::string& path) {
@@ -124,16 +128,24 @@ Handle open_file(const std::string& path) {
   H5Eclear2(H5E_DEFAULT);
   KVSCOPE_CHECK(known > 0, ErrorCode::corrupt_file, "this is not an HDF5 file", path,
                 "give a file that kvscope wrote");
-  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
-  // Never SWMR for other files: it also opens what was cut short.
-  const unsigned live = marked_live(path) ? H5F_ACC_SWMR_READ : 0u;
-  if (live != 0) {
-    // A reader beside a writer tries again when a checksum is wrong, after 1, 2, 4, ... ns. The
-    // default of 100 attempts would never end on a damaged file; these end after 33 ms.
-    H5Pset_metadata_read_attempts(access, 24);
+  Handle file;
+  // While HDF5 closes a live file, it is not marked any more and not yet of the length it claims;
+  // nobody can open it then. 250 attempts are half a second.
+  for (int attempts = 250; attempts > 0; --attempts) {
+    const bool closing = being_written(path);
+    // Never SWMR for other files: it also opens what was cut short. A reader beside a writer tries
+    // again when a checksum is wrong, after 1, 2, 4, ... ns. The default of 100 attempts would
+    // never end on a damaged file; these end after 33 ms.
+    const unsigned live = may_change(path) ? H5F_ACC_SWMR_READ : 0u;
+    H5Pset_metadata_read_attempts(access, live != 0 ? 24 : 1);
+    file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY | live, access), H5Fclose);
+    if (file || !closing) {
+      break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY | live, access), H5Fclose);
   require(static_cast<bool>(file), ErrorCode::corrupt_file,
           "the file cannot be opened: it is truncated or damaged", path);
   return file;

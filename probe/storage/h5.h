@@ -59,8 +59,10 @@ inline void require(bool good, ErrorCode code, const std::string& what, const st
   }
 }
 
-/// Whether the superblock says that a SWMR writer has the file open, or was killed having it open.
-bool marked_live(const std::string& path);
+/// Whether a writer has the live file open or was killed having it open: the superblock says so, or
+/// the writer's lock, which stays while HDF5 closes the file and until the run's last word is in.
+/// False is final; asked before a file is read, it says that all of it will be found.
+bool may_change(const std::string& path);
 /// An existing file, read-only, also while a SWMR writer has it open. Throws Error{io} if it cannot
 /// be read and Error{corrupt_file} if it is no whole HDF5 file.
 Handle open_file(const std::string& path);

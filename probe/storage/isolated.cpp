@@ -97,7 +97,7 @@ void touch_ends(const std::string& path) {
 void read_once(const std::string& path) {
   if (file_kind(path) == FileKind::capture) {
     const CaptureReader reader(path);
-    if (!h5::marked_live(path)) {  // else its writer may be moving the ends
+    if (!h5::may_change(path)) {  // else its writer may be moving the ends
       touch_ends(path);
     }
   } else {

@@ -67,17 +67,17 @@ std::string dropped_text(const DroppedRange& range) {
 
 std::optional<CommitMark> commit_mark(const std::string& path) {
   const h5::Session session;
-  if (!h5::marked_live(path)) {
+  if (!h5::may_change(path)) {
     return std::nullopt;
   }
   try {
     const h5::Handle file = h5::open_file(path);
+    const std::uint8_t state = h5::load<std::uint8_t>(file, "status/state", {64}).front();
     const std::optional<Commit> commit = read_commit(file);
     if (!commit) {
       return std::nullopt;
     }
-    CommitMark mark{commit->sequence, commit->steps, 0, 0};
-    mark.state = h5::load<std::uint8_t>(file, "status/state", {64}).front();
+    CommitMark mark{commit->sequence, commit->steps, state, 0};
     const h5::Extent layers =
         h5::extent(h5::open_dataset(file, "status/layer_done"), "status/layer_done");
     const auto done = h5::load<std::uint8_t>(file, "status/layer_done", layers);

@@ -300,6 +300,43 @@ TEST(LiveFile, ReadersBesideTheWriterNeverSeeBeyondTheCommit) {
   EXPECT_GT(seen, 2);
 }
 
+TEST(LiveFile, WhoSeesTheEndSeesAllOfIt) {
+  constexpr int steps = 24;
+  const Folder folder;
+  for (int round = 0; round < 100; ++round) {
+    const std::string path = folder / ("x" + std::to_string(round) + ".capture.h5");
+    int told[2];
+    ASSERT_EQ(pipe(told), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      auto writer = start_live(path);
+      static_cast<void>(!write(told[1], "x", 1));
+      for (int step = 0; step < steps; ++step) {
+        write_step(*writer, step);
+        writer->commit(step + 1);
+      }
+      writer->finish(steps);
+      _exit(0);
+    }
+    char byte = 0;
+    ASSERT_EQ(read(told[0], &byte, 1), 1);
+    CaptureReader reader(path);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (reader.index().state != 4 && std::chrono::steady_clock::now() < end) {
+      reader.refresh();
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    ASSERT_EQ(reader.index().state, 4) << round;
+    ASSERT_EQ(reader.index().steps, steps) << round;
+    ASSERT_NO_FATAL_FAILURE(expect_whole(reader));
+    close(told[0]);
+    close(told[1]);
+    std::filesystem::remove(path);
+  }
+}
+
 TEST(LiveFile, ATornRowOfTheRingIsPassedOver) {
   const Folder folder;
   const std::string path = folder / "x.capture.h5";

@@ -38,6 +38,7 @@ std::vector<Watch::Seen> Watch::look(const std::vector<std::string>& paths,
   std::vector<Seen> seen;
   for (const std::string& path : paths) {
     Seen now;
+    now.busy = being_written(path);
     now.commit = sound_commit(path, checker);
     if (!now.commit) {
       std::error_code failure;

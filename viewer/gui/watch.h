@@ -26,6 +26,7 @@ class Watch {
 
  private:
   struct Seen {
+    bool busy = false;                 ///< its writer has not said its last word
     std::optional<CommitMark> commit;  ///< of a live capture; then time and size mean nothing
     std::filesystem::file_time_type time{};
     std::uintmax_t size = 0;
