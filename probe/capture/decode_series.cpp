@@ -213,7 +213,7 @@ void DecodeSeries::add_layer(int series_row, int row, const LayerRecord& record,
   }
   set_heads(queries_, row, record.queries, 0);
   if (slots == nullptr || slots->uniform()) {
-    const std::int64_t newest = slots == nullptr ? record.keys.size(1) - 1 : slots->slots - 1;
+    const std::int64_t newest = record.keys.size(1) - 1;
     set_heads(keys_, row, record.keys, newest);
     set_heads(values_, row, record.values, newest);
   } else {

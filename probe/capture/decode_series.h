@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <vector>
 
 #include "kvscope/capture/recorder.h"
 #include "step_attention.h"
