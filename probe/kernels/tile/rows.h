@@ -55,31 +55,46 @@ inline void finish_logits(const RowTask& task, float* weight, int keys, int padd
 }
 
 /// Dot products of one query with `width` keys, which stay in the inner cache for the next query.
-template <typename T>
+/// Meanwhile as many numbers from `ahead` on are asked for, if any: memory is what bounds a pass of
+/// few queries, and these loops read rows of too few bytes for the processor to run ahead itself.
+template <bool Fetch, typename T>
 inline Floats dots_of_block(const float* query, const T* keys, std::int64_t key_stride,
-                            int head_dim) {
+                            int head_dim, const T* ahead) {
+  constexpr int line = 64 / sizeof(T);
   Floats sums[width] = {};
   for (int c = 0; c < head_dim; c += width) {
     const Floats q = load(query + c);
     KVSCOPE_UNROLL
     for (int key = 0; key < width; ++key) {
+      if (Fetch && key * width % line == 0) {
+        __builtin_prefetch(ahead + (c + key) * width, 0, 2);
+      }
       sums[key] += q * load(keys + key * key_stride + c);
     }
   }
   return sums_of_lanes(sums);
 }
 
-/// weights[head][key] = logits before cap and multiplicity.
+/// weights[head][key] = logits before cap and multiplicity. The first query's loop asks for the
+/// next keys, the second one's for the values of these.
 template <typename T>
-inline void row_dots(const RowTask& task, const T* keys_of_head, int keys) {
+inline void row_dots(const RowTask& task, const T* keys_of_head, const T* values, int keys) {
   int i = 0;
   for (; task.head_dim % width == 0 && i + width <= keys; i += width) {
     const T* block = keys_of_head + (task.first_key + i) * task.key_stride;
     for (int head = 0; head < task.group; ++head) {
-      store(task.weights + head * row_keys + i,
-            dots_of_block(task.queries + head * task.head_stride, block, task.key_stride,
-                          task.head_dim) *
-                task.rule.key_factor);
+      const float* query = task.queries + head * task.head_stride;
+      Floats dots;
+      if (head == 0) {
+        dots = dots_of_block<true>(query, block, task.key_stride, task.head_dim,
+                                   block + width * task.key_stride);
+      } else if (head == 1 && values != nullptr) {
+        dots = dots_of_block<true>(query, block, task.key_stride, task.head_dim,
+                                   values + i * task.value_stride);
+      } else {
+        dots = dots_of_block<false>(query, block, task.key_stride, task.head_dim, block);
+      }
+      store(task.weights + head * row_keys + i, dots * task.rule.key_factor);
     }
   }
   for (; i < keys; ++i) {
@@ -138,7 +153,9 @@ template <typename T>
 inline void rows_over(const RowTask& task, const T* keys_of_head, const T* values_of_head) {
   const int keys = task.end_key - task.first_key;
   const int padded = (keys + width - 1) / width * width;
-  row_dots(task, keys_of_head, keys);
+  const T* values =
+      values_of_head == nullptr ? nullptr : values_of_head + task.first_key * task.value_stride;
+  row_dots(task, keys_of_head, values, keys);
   const std::int64_t state_size = row_state + task.value_dim;
   for (int head = 0; head < task.group; ++head) {
     float* weights = task.weights + head * row_keys;
@@ -154,8 +171,8 @@ inline void rows_over(const RowTask& task, const T* keys_of_head, const T* value
       state[row_state + c] = 0;
     }
   }
-  if (values_of_head != nullptr) {
-    row_values(task, values_of_head + task.first_key * task.value_stride, keys);
+  if (values != nullptr) {
+    row_values(task, values, keys);
   }
 }
 
