@@ -1,13 +1,12 @@
 #include "matrix_vector.h"
 
-#include <ATen/Parallel.h>
-
 #include <cstring>
 #include <vector>
 
 #include "block_dot.h"
 #include "instruction_set.h"
 #include "row_loops.h"
+#include "row_ranges.h"
 
 namespace kvscope::detail {
 namespace {
@@ -159,8 +158,7 @@ void run(const T* weight, const float* x, std::int64_t rows, std::int64_t column
   const BlockDot blocks = blocks_of<T>(columns);
   const std::vector<float> arranged =
       blocks != nullptr ? std::vector<float>(x, x + columns) : arrange<T>(x, columns);
-  const std::int64_t grain = std::max<std::int64_t>(4, 65536 / std::max<std::int64_t>(1, columns));
-  at::parallel_for(0, rows, grain, [&](std::int64_t first, std::int64_t last) {
+  for_row_ranges(rows, columns, [&](std::int64_t first, std::int64_t last) {
     const T* at = weight + first * columns;
     if (blocks != nullptr) {
       const auto* bytes = reinterpret_cast<const std::uint8_t*>(at);

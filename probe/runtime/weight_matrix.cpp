@@ -9,6 +9,7 @@
 #include "block_dot.h"
 #include "matrix_product.h"
 #include "matrix_vector.h"
+#include "row_ranges.h"
 
 namespace kvscope::detail {
 namespace {
@@ -130,8 +131,7 @@ void WeightMatrix::times(const at::Tensor& x, at::Tensor& out) const {
   const at::Tensor values = x.to(at::kFloat);
   const auto* vector = values.const_data_ptr<float>();
   auto* result = out.mutable_data_ptr<float>();
-  const std::int64_t grain = std::max<std::int64_t>(4, 65536 / std::max<std::int64_t>(1, columns_));
-  at::parallel_for(0, rows_, grain, [&](std::int64_t begin, std::int64_t end) {
+  for_row_ranges(rows_, columns_, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t before = 0;
     for (const Blocks& part : *parts_) {
       const std::int64_t first = std::max(begin - before, std::int64_t{0});
