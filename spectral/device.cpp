@@ -2,13 +2,13 @@
 // and without a device.
 #include "device.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <array>
 #include <charconv>
 
 #include "cuda/kvscope_cusolver.h"
+#include "kvscope/core/device_library.h"
 #include "kvscope/core/error.h"
 
 namespace kvscope::spectral {
@@ -20,42 +20,11 @@ struct Library {
   std::string why_not;
 };
 
-/// The folder of the binary this code is in, with a slash; empty if unknown.
-std::string own_folder() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) {
-    return {};
-  }
-  const std::string path = info.dli_fname;
-  const std::size_t slash = path.rfind('/');
-  return slash == std::string::npos ? std::string() : path.substr(0, slash + 1);
-}
-
 Library open_library() {
-  Library library;
-  const std::string name = "libkvscope_cusolver.so";
-  const std::string folder = own_folder();
-  void* handle = nullptr;
-  for (const std::string& place :
-       {folder + name, folder + "../bin/" + name, folder + "../lib/" + name, name}) {
-    handle = handle != nullptr ? handle : dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
-  }
-  if (handle == nullptr) {
-    const char* reason = dlerror();
-    library.why_not = reason != nullptr ? reason : name;
-    return library;
-  }
-  const auto abi =
-      reinterpret_cast<decltype(&kvscope_cusolver_abi)>(dlsym(handle, "kvscope_cusolver_abi"));
-  if (abi == nullptr || abi() != KVSCOPE_CUSOLVER_ABI) {
-    library.why_not = name + " is of another version";
-    return library;
-  }
-  library.devices = reinterpret_cast<decltype(&kvscope_cusolver_devices)>(
-      dlsym(handle, "kvscope_cusolver_devices"));
-  library.eigenvalues = reinterpret_cast<decltype(&kvscope_cusolver_eigenvalues)>(
-      dlsym(handle, "kvscope_cusolver_eigenvalues"));
-  return library;
+  const DeviceLibrary opened("libkvscope_cusolver", KVSCOPE_CUSOLVER_ABI);
+  return {opened.function<decltype(kvscope_cusolver_devices)>("kvscope_cusolver_devices"),
+          opened.function<decltype(kvscope_cusolver_eigenvalues)>("kvscope_cusolver_eigenvalues"),
+          opened.why_not()};
 }
 
 const Library& library() {

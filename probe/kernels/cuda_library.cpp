@@ -15,6 +15,7 @@
 
 #include "attention_impl.h"
 #include "cuda/kvscope_cuda.h"
+#include "kvscope/core/device_library.h"
 #include "kvscope/core/error.h"
 
 namespace kvscope {
@@ -26,51 +27,15 @@ struct Library {
   std::string why_not;
 };
 
-std::string last_dl_error() {
-  const char* text = dlerror();
-  return text != nullptr ? text : "unknown";
-}
-
-/// The folder of the binary this code is in, with a slash; empty if unknown.
-std::string own_folder() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) {
-    return {};
-  }
-  const std::string path = info.dli_fname;
-  const std::size_t slash = path.rfind('/');
-  return slash == std::string::npos ? std::string() : path.substr(0, slash + 1);
-}
-
 Library open_library() {
-  Library library;
   // LibTorch's CUDA half first: it registers the allocator and the streams tensors come with.
   if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    library.why_not = "libtorch_cuda.so: " + last_dl_error();
-    return library;
+    return {nullptr, nullptr, "libtorch_cuda.so: " + last_loader_error()};
   }
-  const std::string folder = own_folder();
-  const std::array<std::string, 4> places = {
-      folder + "libkvscope_cuda.so", folder + "../bin/libkvscope_cuda.so",
-      folder + "../lib/libkvscope_cuda.so", "libkvscope_cuda.so"};
-  void* handle = nullptr;
-  for (const std::string& place : places) {
-    handle = handle != nullptr ? handle : dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
-  }
-  if (handle == nullptr) {
-    library.why_not = "libkvscope_cuda.so: " + last_dl_error();
-    return library;
-  }
-  const auto abi = reinterpret_cast<decltype(&kvscope_cuda_abi)>(dlsym(handle, "kvscope_cuda_abi"));
-  if (abi == nullptr || abi() != KVSCOPE_CUDA_ABI) {
-    library.why_not = "libkvscope_cuda.so is of another version";
-    return library;
-  }
-  library.devices =
-      reinterpret_cast<decltype(&kvscope_cuda_devices)>(dlsym(handle, "kvscope_cuda_devices"));
-  library.attention_stats = reinterpret_cast<decltype(&kvscope_cuda_attention_stats)>(
-      dlsym(handle, "kvscope_cuda_attention_stats"));
-  return library;
+  const DeviceLibrary opened("libkvscope_cuda", KVSCOPE_CUDA_ABI);
+  return {opened.function<decltype(kvscope_cuda_devices)>("kvscope_cuda_devices"),
+          opened.function<decltype(kvscope_cuda_attention_stats)>("kvscope_cuda_attention_stats"),
+          opened.why_not()};
 }
 
 const Library& library() {
