@@ -43,7 +43,6 @@ DeviceLibrary::DeviceLibrary(const std::string& name, std::int32_t abi) {
     why_not_ = file + " is of another version";
     return;
   }
-  why_not_.clear();
 }
 
 void* DeviceLibrary::symbol(const char* name) const {

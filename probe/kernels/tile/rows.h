@@ -55,8 +55,9 @@ inline void finish_logits(const RowTask& task, float* weight, int keys, int padd
 }
 
 /// Dot products of one query with `width` keys, which stay in the inner cache for the next query.
-/// Meanwhile as many numbers from `ahead` on are asked for, if any: memory is what bounds a pass of
-/// few queries, and these loops read rows of too few bytes for the processor to run ahead itself.
+/// With Fetch as many numbers from `ahead` on are asked for meanwhile: memory is what bounds a pass
+/// of few queries, and these loops read rows of too few bytes for the processor to run ahead
+/// itself.
 template <bool Fetch, typename T>
 inline Floats dots_of_block(const float* query, const T* keys, std::int64_t key_stride,
                             int head_dim, const T* ahead) {

@@ -9,13 +9,12 @@ namespace kvscope {
 /// build serves machines with and without a device.
 class DeviceLibrary {
  public:
-  DeviceLibrary() = default;
   /// Opens NAME.so beside the binary that this code is in, in ../bin and ../lib from there, or
   /// where the system looks. `NAME_abi` in it must return `abi`. Never throws for what is not
   /// there: `why_not` then says so.
   DeviceLibrary(const std::string& name, std::int32_t abi);
 
-  bool is_open() const { return handle_ != nullptr; }
+  /// Empty if it is open.
   const std::string& why_not() const { return why_not_; }
 
   /// A function of the library by its name and type, null if there is none; nothing closes the
@@ -29,7 +28,7 @@ class DeviceLibrary {
   void* symbol(const char* name) const;
 
   void* handle_ = nullptr;
-  std::string why_not_ = "not opened";
+  std::string why_not_;
 };
 
 /// What the dynamic loader last complained of.
