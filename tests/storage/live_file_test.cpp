@@ -57,6 +57,34 @@ std::unique_ptr<CaptureWriter> start_live(const std::string& path) {
   return writer;
 }
 
+/// A process of its own that writes `steps` steps and commits after every `every` of them, then
+/// finishes the file if told to. Returns when the file is there.
+pid_t start_writer(const std::string& path, int steps, int every, bool finish) {
+  int told[2];
+  EXPECT_EQ(pipe(told), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    close(told[0]);
+    auto writer = start_live(path);
+    static_cast<void>(!write(told[1], "x", 1));
+    for (int step = 0; step < steps; ++step) {
+      write_step(*writer, step);
+      if (step % every == every - 1) {
+        writer->commit(step + 1);
+      }
+    }
+    if (finish) {
+      writer->finish(steps);
+    }
+    _exit(0);
+  }
+  close(told[1]);
+  char byte = 0;
+  EXPECT_EQ(read(told[0], &byte, 1), 1);
+  close(told[0]);
+  return child;
+}
+
 /// Everything the file says is valid is there, and right.
 void expect_whole(const CaptureReader& reader) {
   const int steps = reader.index().steps;
@@ -164,25 +192,7 @@ TEST(LiveFile, KilledAtAnyMomentEveryCommittedRowIsIntact) {
   std::uint64_t random = 11;
   for (int round = 0; round < 100; ++round) {
     const std::string path = folder / ("x" + std::to_string(round) + ".capture.h5");
-    int told[2];
-    ASSERT_EQ(pipe(told), 0);
-    const pid_t child = fork();
-    if (child == 0) {
-      close(told[0]);
-      auto writer = start_live(path);
-      static_cast<void>(!write(told[1], "x", 1));
-      for (int step = 0; step < planned_steps; ++step) {
-        write_step(*writer, step);
-        if (step % 8 == 7) {
-          writer->commit(step + 1);
-        }
-      }
-      _exit(0);
-    }
-    close(told[1]);
-    char byte = 0;
-    ASSERT_EQ(read(told[0], &byte, 1), 1);
-    close(told[0]);
+    const pid_t child = start_writer(path, planned_steps, 8, false);
     random = random * 6364136223846793005u + 1442695040888963407u;
     std::this_thread::sleep_for(std::chrono::microseconds((random >> 33) % 12000));
     kill(child, SIGKILL);
@@ -266,23 +276,7 @@ TEST(LiveFile, FullDiskKeepsWhatWasCommitted) {
 TEST(LiveFile, ReadersBesideTheWriterNeverSeeBeyondTheCommit) {
   const Folder folder;
   const std::string path = folder / "x.capture.h5";
-  int told[2];
-  ASSERT_EQ(pipe(told), 0);
-  const pid_t child = fork();
-  if (child == 0) {
-    auto writer = start_live(path);
-    static_cast<void>(!write(told[1], "x", 1));
-    for (int step = 0; step < 4000; ++step) {
-      write_step(*writer, step);
-      if (step % 8 == 7) {
-        writer->commit(step + 1);
-      }
-    }
-    writer->finish(4000);
-    _exit(0);
-  }
-  char byte = 0;
-  ASSERT_EQ(read(told[0], &byte, 1), 1);
+  const pid_t child = start_writer(path, 4000, 8, true);
   CaptureReader reader(path);
   int seen = 0;
   int last = 0;
@@ -305,21 +299,7 @@ TEST(LiveFile, WhoSeesTheEndSeesAllOfIt) {
   const Folder folder;
   for (int round = 0; round < 100; ++round) {
     const std::string path = folder / ("x" + std::to_string(round) + ".capture.h5");
-    int told[2];
-    ASSERT_EQ(pipe(told), 0);
-    const pid_t child = fork();
-    if (child == 0) {
-      auto writer = start_live(path);
-      static_cast<void>(!write(told[1], "x", 1));
-      for (int step = 0; step < steps; ++step) {
-        write_step(*writer, step);
-        writer->commit(step + 1);
-      }
-      writer->finish(steps);
-      _exit(0);
-    }
-    char byte = 0;
-    ASSERT_EQ(read(told[0], &byte, 1), 1);
+    const pid_t child = start_writer(path, steps, 1, true);
     CaptureReader reader(path);
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (reader.index().state != 4 && std::chrono::steady_clock::now() < end) {
@@ -331,8 +311,6 @@ TEST(LiveFile, WhoSeesTheEndSeesAllOfIt) {
     ASSERT_EQ(reader.index().state, 4) << round;
     ASSERT_EQ(reader.index().steps, steps) << round;
     ASSERT_NO_FATAL_FAILURE(expect_whole(reader));
-    close(told[0]);
-    close(told[1]);
     std::filesystem::remove(path);
   }
 }
